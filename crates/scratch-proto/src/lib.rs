@@ -7,6 +7,9 @@ pub mod v1 {
     tonic::include_proto!("scratchd.v1");
 }
 
+/// How many descriptors ride along with a message.
+pub mod descriptors;
+
 /// The compiled `FileDescriptorSet`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

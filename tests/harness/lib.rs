@@ -1,1 +1,24 @@
-//! To be written.
+//! What the system tests stand on: containment, a real broker to talk to, places on other file systems, bounded waiting.
+//! A test runs the built programs as a user would; nothing here knows the inside of a broker.
+
+mod broker;
+mod channel;
+mod contain;
+mod held;
+mod left_out;
+mod place;
+mod programs;
+mod random;
+mod snapshot;
+mod wait;
+
+pub use broker::{Broker, Options, Refusal};
+pub use channel::Channel;
+pub use contain::{contained, is_root};
+pub use held::Held;
+pub use left_out::left_out;
+pub use place::{Filesystem, Place};
+pub use programs::{descriptors_file, installed, python, scratch, scratchd, shell, source_tree};
+pub use random::Random;
+pub use snapshot::{names_in, snapshot};
+pub use wait::{DEADLINE, eventually, exit_of, wait_gone};

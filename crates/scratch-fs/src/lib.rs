@@ -1,6 +1,39 @@
 //! Acts on the file system: names, create, open, remove, usage, tenant credentials, pool layout, records.
 //! Every step is relative to a held descriptor and never follows a symbolic link. No sockets, no tokio, no logging.
 
+mod beneath;
+mod blocker;
+mod claim;
+mod create;
+mod descend;
+mod discover;
 mod error;
+mod files;
+mod lift;
+mod marker;
+mod name;
+mod pool;
+mod queue;
+mod record;
+mod remove;
+mod repair;
+mod root;
+mod trash;
+mod unused;
+mod usage;
+mod walk;
 
+pub use beneath::{open_directory_beneath, split_area_path};
+pub use blocker::Blocker;
+pub use create::{
+    clear_umask, create_anonymous, create_directory, create_file, create_memory, open_directory, reopen_own,
+};
+pub use discover::{first_usable_directory, temporary_directory_candidates};
 pub use error::FsError;
+pub use name::{NAME_BYTES_MAX, NameError, NamePattern, Naming, check_name};
+pub use pool::{Boot, FoundRecord, Owner, Pool, pool_is_held};
+pub use record::{Record, RecordHolder, RecordHolderKind, RecordProcess, Torn};
+pub use remove::{Leftover, Removal, Rights, remove};
+pub use root::RootRefusal;
+pub use trash::{Trash, TrashName};
+pub use usage::{Usage, usage};

@@ -81,7 +81,9 @@ mod tests {
 
     #[test]
     fn other_names_are_not_ids() {
-        for text in ["", "aaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaaa", "AAAAAAAAAAAAAAAA", "aaaaaaaaaaaaaaa1", "aaaaaaaa/aaaaaaa"] {
+        for text in
+            ["", "aaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaaa", "AAAAAAAAAAAAAAAA", "aaaaaaaaaaaaaaa1", "aaaaaaaa/aaaaaaa"]
+        {
             assert_eq!(text.parse::<LeaseId>(), Err(LeaseIdError), "{text}");
         }
     }

@@ -1,6 +1,37 @@
 //! Decides what lives and what ends: leases, holders, deadlines, limits, tenants.
 //! No I/O, no clock (callers pass `now`), no threads.
 
+mod adopt;
+mod area;
+mod attach;
+mod due;
+mod event;
+mod grant;
+mod holder;
 mod id;
+mod index;
+mod lease;
+mod limits;
+mod reason;
+mod refusal;
+mod renew;
+mod table;
+mod tenant;
+mod time;
 
-pub use id::LeaseId;
+pub use area::{AreaKey, AreaKind, ReservedAreas};
+pub use due::Due;
+pub use event::{Compacted, Event, EventKind};
+pub use grant::Granted;
+pub use holder::{ConnectionId, Holder, HolderId, HolderKind, NewHolder, ProcessId};
+pub use id::{LeaseId, LeaseIdError};
+pub use lease::{Grant, Lease, LeaseState};
+pub use limits::Limits;
+pub use reason::Reason;
+pub use refusal::Refusal;
+pub use table::Table;
+pub use tenant::{Caller, TenantId, Usage};
+pub use time::BootTime;
+
+#[cfg(test)]
+mod fixture;

@@ -1,1 +1,34 @@
-//! To be written.
+//! The broker: sockets → broker → lease decides → fs acts → reply.
+//!
+//! `channel` and `grpc` translate; `broker` and the verbs beside it (`grant`, `create`, `release`) carry out; `liveness`
+//! and `reaper` do what follows when holders and trees end; `start` and `recover` begin.
+
+mod broker;
+mod channel;
+mod client;
+mod clock;
+mod config;
+mod create;
+mod debt;
+mod grant;
+mod grpc;
+mod liveness;
+mod log;
+mod options;
+mod peer;
+mod process;
+mod ready;
+mod reaper;
+mod reason;
+mod recover;
+mod release;
+mod side;
+mod sockets;
+mod start;
+mod translate;
+mod watch;
+
+pub use config::{Backend, Config, ConfigError, LimitsConfig, PoolConfig, RestartConfig};
+pub use log::LogFormat;
+pub use options::DaemonOptions;
+pub use start::{StartError, run};

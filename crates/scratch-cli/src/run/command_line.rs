@@ -1,0 +1,133 @@
+//! The options of `scratch run`.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use super::failure::Failure;
+
+/// Run CMD under a lease of its own: its temporary files are gone when it and all that it left running have ended.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// The pool to take the lease from; else the first configured one.
+    #[arg(long, value_name = "POOL")]
+    pub(super) pool: Option<String>,
+    /// End the lease after this time at the latest, as in 90s or 2h. CMD is not killed.
+    #[arg(long, value_name = "DURATION", value_parser = ttl)]
+    pub(super) ttl: Option<Duration>,
+    /// For people and for `scratch ls`; may be given more than once.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub(super) labels: Vec<(String, String)>,
+    #[command(flatten)]
+    later: LaterOptions,
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub(super) command: Vec<OsString>,
+}
+
+/// Options that have their place in the contract and are refused until they do what they say.
+#[derive(Debug, clap::Args)]
+struct LaterOptions {
+    /// Not in this version.
+    #[arg(long, value_name = "BYTES")]
+    size: Option<OsString>,
+    /// Not in this version.
+    #[arg(long, value_name = "NUMBER")]
+    inodes: Option<OsString>,
+    /// Not in this version.
+    #[arg(long)]
+    soft: bool,
+    /// Not in this version.
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true)]
+    keep_on_failure: Option<Option<OsString>>,
+    /// Not in this version.
+    #[arg(long)]
+    private_tmp: bool,
+}
+
+impl RunArgs {
+    /// Better no command than one without the limits that were asked for.
+    pub(super) fn refuse_later_options(&self) -> Result<(), Failure> {
+        let LaterOptions { size, inodes, soft, keep_on_failure, private_tmp } = &self.later;
+        let given = [
+            ("--size", size.is_some()),
+            ("--inodes", inodes.is_some()),
+            ("--soft", *soft),
+            ("--keep-on-failure", keep_on_failure.is_some()),
+            ("--private-tmp", *private_tmp),
+        ];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            Some((option, _)) => Err(Failure::NotYet { option }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it must be more than nothing".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("KEY=VALUE is wanted".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<RunArgs, clap::Error> {
+        Program::try_parse_from([&["run"], arguments].concat()).map(|program| program.run)
+    }
+
+    #[test]
+    fn what_follows_the_command_is_the_commands() {
+        for arguments in
+            [&["--pool", "p", "--", "sh", "-c", "x", "--size"][..], &["--pool=p", "sh", "-c", "x", "--size"]]
+        {
+            let args = parse(arguments).unwrap();
+            assert_eq!((args.command.len(), args.pool.as_deref()), (4, Some("p")), "{arguments:?}");
+            assert!(args.refuse_later_options().is_ok());
+        }
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--unknown", "--", "sh"]).is_err());
+    }
+
+    #[test]
+    fn labels_and_times_are_checked() {
+        let args = parse(&["--label", "a=b=c", "--label=x=", "--ttl", "2m", "true"]).unwrap();
+        assert_eq!(args.labels, [("a".into(), "b=c".into()), ("x".into(), String::new())]);
+        assert_eq!(args.ttl, Some(Duration::from_secs(120)));
+        for wrong in ["--label=a", "--label==b", "--ttl=0s", "--ttl=soon"] {
+            assert!(parse(&[wrong, "true"]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn options_of_later_versions_are_refused() {
+        let later = [
+            &["--size", "1G"][..],
+            &["--inodes=5"],
+            &["--soft"],
+            &["--keep-on-failure"],
+            &["--keep-on-failure=1h"],
+            &["--private-tmp"],
+        ];
+        for options in later {
+            let args = parse(&[options, &["--", "true"]].concat()).unwrap();
+            assert!(args.refuse_later_options().is_err(), "{options:?}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! A lease's record in `.scratch/leases/<id>`: length, CRC32C, one protobuf message, written whole.
+
+use prost::Message;
+
+/// Most bytes of a record; a larger file is not one.
+pub(crate) const RECORD_BYTES_MAX: usize = 1024 * 1024;
+
+/// What must outlive the broker's process for a lease to be taken over or put away by the next one.
+#[derive(Clone, PartialEq, Message)]
+pub struct Record {
+    /// The lease's id, also the file's name.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// 16 bytes of the client's, or empty.
+    #[prost(bytes = "vec", tag = "2")]
+    pub nonce: Vec<u8>,
+    /// The tenant.
+    #[prost(uint32, tag = "3")]
+    pub uid: u32,
+    /// The tenant's group.
+    #[prost(uint32, tag = "4")]
+    pub gid: u32,
+    /// The tenant's supplementary groups.
+    #[prost(uint32, repeated, tag = "5")]
+    pub groups: Vec<u32>,
+    /// st_dev of the lease's directory.
+    #[prost(uint64, tag = "6")]
+    pub device: u64,
+    /// st_ino of the lease's directory.
+    #[prost(uint64, tag = "7")]
+    pub inode: u64,
+    /// When it was granted, nanoseconds on CLOCK_BOOTTIME.
+    #[prost(uint64, tag = "8")]
+    pub created: u64,
+    /// What held it when this was written.
+    #[prost(message, repeated, tag = "9")]
+    pub holders: Vec<RecordHolder>,
+    /// The lease above it, or empty.
+    #[prost(string, tag = "10")]
+    pub parent: String,
+    /// Labels, in order.
+    #[prost(btree_map = "string, string", tag = "11")]
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// Nanoseconds on CLOCK_BOOTTIME at which it ends whatever holds it; 0: never.
+    #[prost(uint64, tag = "12")]
+    pub lifetime_end: u64,
+    /// Look for processes that name it in their environment before it ends.
+    #[prost(bool, tag = "13")]
+    pub search_environment: bool,
+}
+
+/// One holder of a record.
+#[derive(Clone, PartialEq, Message)]
+pub struct RecordHolder {
+    /// Which kind; absent in records of kinds that this version does not know.
+    #[prost(oneof = "RecordHolderKind", tags = "1, 2, 3, 4")]
+    pub kind: Option<RecordHolderKind>,
+}
+
+/// The kinds of holders, and what tells them apart after a restart.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum RecordHolderKind {
+    /// A process.
+    #[prost(message, tag = "1")]
+    Process(RecordProcess),
+    /// The granted time to live in nanoseconds; granted in full again after a restart.
+    #[prost(uint64, tag = "2")]
+    Ttl(u64),
+    /// A connection, which may resume within the grace.
+    #[prost(bool, tag = "3")]
+    Connection(bool),
+    /// A passed socket, which does not outlive the broker's process; the environment is searched instead.
+    #[prost(bool, tag = "4")]
+    Descriptor(bool),
+}
+
+/// A process by all that the kernel tells of it.
+#[derive(Clone, PartialEq, Message)]
+pub struct RecordProcess {
+    /// Its number.
+    #[prost(int32, tag = "1")]
+    pub pid: i32,
+    /// Its start in clock ticks since boot, from /proc/pid/stat.
+    #[prost(uint64, tag = "2")]
+    pub start_time: u64,
+    /// The inode of its pidfd, unique in one boot where pidfs has one (Linux 6.9); else 0.
+    #[prost(uint64, tag = "3")]
+    pub pidfd_inode: u64,
+}
+
+/// A record that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the record is torn or was changed: its length or checksum does not match")]
+pub struct Torn;
+
+impl Record {
+    /// The bytes of the file.
+    #[must_use]
+    pub fn to_file(&self) -> Vec<u8> {
+        let body = self.encode_to_vec();
+        let length = u32::try_from(body.len()).expect("limits keep records far below 4 GiB");
+        let mut file = Vec::with_capacity(8 + body.len());
+        file.extend_from_slice(&length.to_le_bytes());
+        file.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+        file.extend_from_slice(&body);
+        file
+    }
+
+    /// Reads the bytes of a file.
+    ///
+    /// # Errors
+    /// [`Torn`] unless length, checksum and message are all whole and nothing follows.
+    pub fn from_file(file: &[u8]) -> Result<Self, Torn> {
+        let (length, rest) = file.split_first_chunk().ok_or(Torn)?;
+        let (checksum, body) = rest.split_first_chunk().ok_or(Torn)?;
+        let whole = usize::try_from(u32::from_le_bytes(*length)) == Ok(body.len());
+        if !whole || u32::from_le_bytes(*checksum) != crc32c::crc32c(body) {
+            return Err(Torn);
+        }
+        Self::decode(body).map_err(|_| Torn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let process = RecordProcess { pid: 7, start_time: 8, pidfd_inode: 9 };
+        Record {
+            id: "aaaaaaaaaaaaaaaa".into(),
+            uid: 1000,
+            holders: vec![RecordHolder { kind: Some(RecordHolderKind::Process(process)) }],
+            labels: [("a".to_owned(), "b".to_owned())].into(),
+            ..Record::default()
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        assert_eq!(Record::from_file(&record().to_file()), Ok(record()));
+    }
+
+    #[test]
+    fn every_cut_and_every_flipped_bit_is_noticed() {
+        let file = record().to_file();
+        for length in 0..file.len() {
+            assert_eq!(Record::from_file(&file[..length]), Err(Torn), "cut at {length}");
+        }
+        for index in 0..file.len() * 8 {
+            let mut bad = file.clone();
+            bad[index / 8] ^= 1 << (index % 8);
+            assert_eq!(Record::from_file(&bad), Err(Torn), "bit {index}");
+        }
+        let mut longer = file;
+        longer.push(0);
+        assert_eq!(Record::from_file(&longer), Err(Torn));
+    }
+}

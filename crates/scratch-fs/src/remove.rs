@@ -1,0 +1,94 @@
+//! Removes an ended tree from the trash for good: what goes, goes; what can't is named with the reason and stays in the
+//! trash for another try. This file has the outside and the workers, walk.rs the walk.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use crate::FsError;
+use crate::blocker::Blocker;
+use crate::queue::Queue;
+use crate::trash::{Trash, TrashName};
+use crate::usage::usage_of;
+use crate::walk::Worker;
+
+/// With whose rights a tree is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    /// With those that the thread has; nothing changes its owner. For session brokers and foreign areas.
+    Own,
+    /// The system broker's, root with CAP_CHOWN and CAP_DAC_OVERRIDE: each directory of the tenant becomes the broker's
+    /// before it is listed, so that nothing in it can be swapped or added any more.
+    TakeOver,
+}
+
+/// A trash entry that remains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// Its name; other than the one that was to be removed where a part of the tree was lifted out of it.
+    pub entry: TrashName,
+    /// The first error below it, with the path of what could not be removed.
+    pub error: FsError,
+    /// What stands in the way there.
+    pub blocker: Blocker,
+    /// Bytes on disk of all that remains below it.
+    pub bytes: u64,
+}
+
+/// What came of a removal.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Removal {
+    /// Names that are gone, directories included.
+    pub names_removed: u64,
+    /// The entries that remain, by number; empty when all is gone.
+    pub left: Vec<Leftover>,
+}
+
+/// Removes one entry, on at most `workers` threads. Returns when all that can be removed is; an entry that is not there is
+/// removed. Helping threads have the identity of the calling one.
+pub fn remove(trash: &Trash, entry: TrashName, rights: Rights, workers: NonZeroUsize) -> Removal {
+    let work = Work {
+        trash,
+        rights,
+        queue: Queue::new(entry),
+        left: Mutex::new(Vec::new()),
+        names_removed: AtomicU64::new(0),
+    };
+    thread::scope(|scope| {
+        let call_help = || {
+            for _ in 1..workers.get() {
+                // Ignoring: with fewer hands, or none, the same work is done.
+                let _ = thread::Builder::new().name("remove".into()).spawn_scoped(scope, || work.run(None));
+            }
+        };
+        work.run(Some(&call_help));
+    });
+    let mut left = work.left.into_inner().unwrap_or_else(PoisonError::into_inner);
+    left.sort_unstable_by_key(|leftover| leftover.entry);
+    Removal { names_removed: work.names_removed.into_inner(), left }
+}
+
+struct Work<'a> {
+    trash: &'a Trash,
+    rights: Rights,
+    queue: Queue,
+    left: Mutex<Vec<Leftover>>,
+    names_removed: AtomicU64,
+}
+
+impl Work<'_> {
+    /// One worker's share, until nothing is left to do.
+    fn run(&self, call_help: Option<&dyn Fn()>) {
+        let mut worker = Worker::new(self.trash, self.rights, &self.queue, call_help);
+        while let Some(entry) = self.queue.next() {
+            if let Some((error, blocker)) = worker.remove(entry) {
+                let bytes = usage_of(self.trash.directory(), &entry.to_cstring()).bytes;
+                let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+                left.push(Leftover { entry, error, blocker, bytes });
+            }
+            self.queue.finish();
+        }
+        self.names_removed.fetch_add(worker.names_removed, Ordering::Relaxed);
+    }
+}

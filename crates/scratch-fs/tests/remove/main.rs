@@ -1,0 +1,12 @@
+//! Removal of hostile trees. Every test runs contained, beside a canary that must be what it was afterwards.
+
+#[path = "../contain/mod.rs"]
+mod contain;
+
+mod depth;
+mod fixture;
+mod foreign;
+mod kinds;
+mod mounts;
+mod permissions;
+mod races;

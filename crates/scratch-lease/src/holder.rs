@@ -1,0 +1,115 @@
+//! Holders: the proofs of life that keep a lease.
+
+use std::time::Duration;
+
+use crate::BootTime;
+
+/// Unique in a lease, from 1, never reused.
+pub type HolderId = u32;
+
+/// A connection of this run of the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// A process that can't be mistaken for a later one with its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessId {
+    /// The number in the broker's pid namespace.
+    pub pid: i32,
+    /// Clock ticks since boot, field 22 of /proc/pid/stat.
+    pub start_time: u64,
+}
+
+/// What keeps the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HolderKind {
+    /// Lives until the connection closes.
+    Connection(ConnectionId),
+    /// The connection of a broker that is gone; its client may come back until then.
+    LostConnection {
+        /// End of the grace.
+        until: BootTime,
+    },
+    /// Lives until the process has ended.
+    Process(ProcessId),
+    /// Lives until the deadline, which each renewal moves.
+    Ttl {
+        /// What a renewal grants.
+        granted: Duration,
+        /// When it passes.
+        deadline: BootTime,
+    },
+    /// Lives until the other end of a passed descriptor is closed.
+    Descriptor,
+}
+
+impl HolderKind {
+    /// The word for it in reasons and listings.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connection(_) | Self::LostConnection { .. } => "connection",
+            Self::Process(_) => "process",
+            Self::Ttl { .. } => "ttl",
+            Self::Descriptor => "descriptor",
+        }
+    }
+
+    /// When it ends by itself, if it does.
+    #[must_use]
+    pub fn deadline(self) -> Option<BootTime> {
+        match self {
+            Self::LostConnection { until } => Some(until),
+            Self::Ttl { deadline, .. } => Some(deadline),
+            Self::Connection(_) | Self::Process(_) | Self::Descriptor => None,
+        }
+    }
+}
+
+/// One holder of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// What Detach takes.
+    pub id: HolderId,
+    /// What keeps the lease.
+    pub kind: HolderKind,
+}
+
+/// A holder to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewHolder {
+    /// See [`HolderKind::Connection`].
+    Connection(ConnectionId),
+    /// See [`HolderKind::LostConnection`].
+    LostConnection {
+        /// End of the grace.
+        until: BootTime,
+    },
+    /// See [`HolderKind::Process`].
+    Process(ProcessId),
+    /// See [`HolderKind::Ttl`].
+    Ttl(Duration),
+    /// See [`HolderKind::Descriptor`].
+    Descriptor,
+}
+
+impl NewHolder {
+    pub(crate) fn kind(self, now: BootTime) -> HolderKind {
+        match self {
+            Self::Connection(connection) => HolderKind::Connection(connection),
+            Self::LostConnection { until } => HolderKind::LostConnection { until },
+            Self::Process(process) => HolderKind::Process(process),
+            Self::Ttl(granted) => HolderKind::Ttl { granted, deadline: now + granted },
+            Self::Descriptor => HolderKind::Descriptor,
+        }
+    }
+
+    /// Whether `kind` is this very subject, which can't hold a lease twice.
+    pub(crate) fn is(self, kind: HolderKind) -> bool {
+        match (self, kind) {
+            (Self::Connection(new), HolderKind::Connection(old)) => new == old,
+            (Self::Process(new), HolderKind::Process(old)) => new == old,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! One lease: what was granted, what holds it, what is in it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use crate::{AreaKey, AreaKind, BootTime, Holder, HolderId, HolderKind, LeaseId, NewHolder, Reason, TenantId};
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Random, made by the broker.
+    pub id: LeaseId,
+    /// Whose lease it will be.
+    pub tenant: TenantId,
+    /// Number of the pool it lies in.
+    pub pool: u16,
+    /// Made by the client, so that a grant sent again is not granted twice.
+    pub nonce: Option<[u8; 16]>,
+    /// The lease it can't outlive.
+    pub parent: Option<LeaseId>,
+    /// What holds it from the start.
+    pub holders: Vec<NewHolder>,
+    /// It ends then, whatever holds it.
+    pub lifetime_max: Option<Duration>,
+    /// Free text of the client.
+    pub labels: BTreeMap<String, String>,
+    /// Whether processes are to be searched by their environment when the last holder has gone.
+    pub search_environment: bool,
+}
+
+/// How far a lease is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseState {
+    /// Counted, but not there for anybody yet.
+    Granting,
+    /// There.
+    Live,
+    /// There, without holders; a search for processes that use it is under way.
+    Searching,
+    /// On its way out of the name space.
+    Ending,
+}
+
+/// A lease in the table.
+#[derive(Debug)]
+pub struct Lease {
+    pub(crate) id: LeaseId,
+    pub(crate) tenant: TenantId,
+    pub(crate) pool: u16,
+    pub(crate) state: LeaseState,
+    pub(crate) search_environment: bool,
+    /// Searches asked for and not yet over; more than one if holders came and went meanwhile.
+    pub(crate) searches: u32,
+    pub(crate) nonce: Option<[u8; 16]>,
+    pub(crate) parent: Option<LeaseId>,
+    /// In the order of their ids.
+    pub(crate) holders: Vec<Holder>,
+    pub(crate) holder_next: HolderId,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) areas: HashMap<AreaKey, AreaKind>,
+    pub(crate) number_next: u32,
+    /// Area numbers went once around: from then on a number may be in use.
+    pub(crate) numbers_wrapped: bool,
+    pub(crate) created: BootTime,
+    pub(crate) lifetime_end: Option<BootTime>,
+    /// Set once it is decided that the lease ends.
+    pub(crate) reason: Option<Reason>,
+    /// Why it would end if nothing came any more: how the holder went that went last.
+    pub(crate) loss: Reason,
+}
+
+impl Lease {
+    /// A lease in the making. The same subject named twice is one holder.
+    pub(crate) fn new(grant: Grant, created: BootTime, now: BootTime) -> Self {
+        let mut lease = Self {
+            id: grant.id,
+            tenant: grant.tenant,
+            pool: grant.pool,
+            state: LeaseState::Granting,
+            search_environment: grant.search_environment,
+            searches: 0,
+            nonce: grant.nonce,
+            parent: grant.parent,
+            holders: Vec::with_capacity(grant.holders.len()),
+            holder_next: 1,
+            labels: grant.labels,
+            areas: HashMap::new(),
+            number_next: 1,
+            numbers_wrapped: false,
+            created,
+            lifetime_end: grant.lifetime_max.map(|lifetime_max| created + lifetime_max),
+            reason: None,
+            loss: Reason::HoldersGone { last: "none" },
+        };
+        for holder in grant.holders {
+            if lease.find(holder).is_none() {
+                lease.push(holder.kind(now));
+            }
+        }
+        lease
+    }
+
+    /// The holder that is this very subject.
+    pub(crate) fn find(&self, holder: NewHolder) -> Option<Holder> {
+        self.holders.iter().copied().find(|old| holder.is(old.kind))
+    }
+
+    pub(crate) fn push(&mut self, kind: HolderKind) -> Holder {
+        let holder = Holder { id: self.holder_next, kind };
+        self.holder_next += 1;
+        self.holders.push(holder);
+        holder
+    }
+
+    pub(crate) fn take(&mut self, id: HolderId) -> Option<Holder> {
+        let place = self.holders.binary_search_by_key(&id, |holder| holder.id).ok()?;
+        Some(self.holders.remove(place))
+    }
+
+    /// Every ttl holder gets its full TTL again; the smallest one granted.
+    pub(crate) fn restart_ttls(&mut self, now: BootTime) -> Option<Duration> {
+        let mut smallest = None;
+        for holder in &mut self.holders {
+            if let HolderKind::Ttl { granted, deadline } = &mut holder.kind {
+                *deadline = now + *granted;
+                smallest = Some(smallest.map_or(*granted, |smallest| (*granted).min(smallest)));
+            }
+        }
+        smallest
+    }
+
+    /// Whether it is decided that it ends.
+    pub(crate) fn ends(&self) -> bool {
+        self.reason.is_some()
+    }
+
+    /// Whether it is there for its tenant and not yet on its way out.
+    pub(crate) fn is_there(&self) -> bool {
+        matches!(self.state, LeaseState::Live | LeaseState::Searching)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Number of the pool it lies in.
+    #[must_use]
+    pub fn pool(&self) -> u16 {
+        self.pool
+    }
+
+    /// The lease it can't outlive.
+    #[must_use]
+    pub fn parent(&self) -> Option<LeaseId> {
+        self.parent
+    }
+
+    /// What the client made up to send its grant again.
+    #[must_use]
+    pub fn nonce(&self) -> Option<[u8; 16]> {
+        self.nonce
+    }
+
+    /// How far it is. Ending from the moment that [`Table::due`](crate::Table::due) said so.
+    #[must_use]
+    pub fn state(&self) -> LeaseState {
+        self.state
+    }
+
+    /// What holds it, in the order of the ids.
+    #[must_use]
+    pub fn holders(&self) -> &[Holder] {
+        &self.holders
+    }
+
+    /// The client's free text.
+    #[must_use]
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
+
+    /// How many areas are in it.
+    #[must_use]
+    pub fn areas(&self) -> usize {
+        self.areas.len()
+    }
+
+    /// The areas in it, in no order.
+    pub fn area_keys(&self) -> impl Iterator<Item = (&AreaKey, AreaKind)> {
+        self.areas.iter().map(|(key, kind)| (key, *kind))
+    }
+
+    /// The largest TTL of its ttl holders.
+    #[must_use]
+    pub fn granted_ttl(&self) -> Option<Duration> {
+        self.ttls().map(|(granted, _)| granted).max()
+    }
+
+    /// The latest deadline of its ttl holders; without one, the end of its lifetime.
+    #[must_use]
+    pub fn expire_time(&self) -> Option<BootTime> {
+        self.ttls().map(|(_, deadline)| deadline).max().or(self.lifetime_end)
+    }
+
+    /// When it was granted.
+    #[must_use]
+    pub fn created(&self) -> BootTime {
+        self.created
+    }
+
+    /// When it ends whatever holds it.
+    #[must_use]
+    pub fn lifetime_end(&self) -> Option<BootTime> {
+        self.lifetime_end
+    }
+
+    /// Whether a search comes before its end.
+    #[must_use]
+    pub fn search_environment(&self) -> bool {
+        self.search_environment
+    }
+
+    /// Why it ends; set as soon as that is decided.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+
+    fn ttls(&self) -> impl Iterator<Item = (Duration, BootTime)> {
+        self.holders.iter().filter_map(|holder| match holder.kind {
+            HolderKind::Ttl { granted, deadline } => Some((granted, deadline)),
+            _ => None,
+        })
+    }
+}

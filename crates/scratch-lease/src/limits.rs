@@ -1,0 +1,72 @@
+//! The limits, and the checks that need nothing but them.
+
+use std::time::Duration;
+
+use crate::{Grant, NewHolder, Refusal};
+
+/// How much a tenant, a lease or a label may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Leases of one tenant, ending ones included.
+    pub leases_per_tenant: usize,
+    /// Areas of one tenant, reserved ones included.
+    pub areas_per_tenant: usize,
+    /// Holders of one lease.
+    pub holders_per_lease: usize,
+    /// Labels of one lease.
+    pub labels_per_lease: usize,
+    /// Bytes of one label, key and value together.
+    pub label_bytes: usize,
+    /// The shortest TTL.
+    pub ttl_min: Duration,
+    /// The longest TTL.
+    pub ttl_max: Duration,
+    /// Parents above one lease.
+    pub depth_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            leases_per_tenant: 10_000,
+            areas_per_tenant: 1_000_000,
+            holders_per_lease: 1_024,
+            labels_per_lease: 64,
+            label_bytes: 1_024,
+            ttl_min: Duration::from_secs(1),
+            ttl_max: Duration::from_secs(7 * 24 * 60 * 60),
+            depth_max: 16,
+        }
+    }
+}
+
+impl Limits {
+    /// Refuses what no table would grant.
+    pub(crate) fn check_grant(&self, grant: &Grant) -> Result<(), Refusal> {
+        if grant.holders.is_empty() {
+            return Err(Refusal::NoHolder);
+        }
+        if grant.holders.len() > self.holders_per_lease {
+            return Err(Refusal::LimitHolders { limit: self.holders_per_lease });
+        }
+        grant.holders.iter().try_for_each(|holder| self.check_holder(*holder))?;
+        if grant.labels.len() > self.labels_per_lease {
+            return Err(Refusal::LimitLabels { limit: self.labels_per_lease });
+        }
+        if grant.labels.iter().any(|(key, value)| key.len() + value.len() > self.label_bytes) {
+            return Err(Refusal::LabelTooLong { limit: self.label_bytes });
+        }
+        Ok(())
+    }
+
+    /// Refuses a TTL out of bounds and a process that has no number here.
+    pub(crate) fn check_holder(&self, holder: NewHolder) -> Result<(), Refusal> {
+        match holder {
+            NewHolder::Ttl(ttl) if ttl < self.ttl_min => Err(Refusal::TtlTooShort { limit: self.ttl_min }),
+            NewHolder::Ttl(ttl) if ttl > self.ttl_max => Err(Refusal::TtlTooLong { limit: self.ttl_max }),
+            // The kernel gives 0 for a process outside of our pid namespace; nobody could watch it.
+            NewHolder::Process(process) if process.pid <= 0 => Err(Refusal::HolderKind("process")),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What the table answers when it doesn't do what was asked.
+
+use std::time::Duration;
+
+/// Why a request was refused. Nothing has changed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such lease, or one of another tenant: the same answer.
+    #[error("no such lease")]
+    LeaseUnknown,
+    /// The lease ends; it takes nothing new.
+    #[error("the lease is ending")]
+    LeaseEnding,
+    /// The lease has no holder of this id.
+    #[error("the lease has no such holder")]
+    HolderUnknown,
+    /// This can't hold a lease, such as a process without a number here.
+    #[error("not possible as a {0} holder")]
+    HolderKind(&'static str),
+    /// The tenant has as many leases as it may.
+    #[error("a tenant has at most {limit} leases")]
+    LimitLeases {
+        /// The limit.
+        limit: usize,
+    },
+    /// The tenant has as many areas as it may.
+    #[error("a tenant has at most {limit} areas")]
+    LimitAreas {
+        /// The limit.
+        limit: usize,
+    },
+    /// The lease has as many holders as it may.
+    #[error("a lease has at most {limit} holders")]
+    LimitHolders {
+        /// The limit.
+        limit: usize,
+    },
+    /// Too many labels.
+    #[error("a lease has at most {limit} labels")]
+    LimitLabels {
+        /// The limit.
+        limit: usize,
+    },
+    /// A label's key and value together are too long.
+    #[error("a label's key and value have at most {limit} bytes together")]
+    LabelTooLong {
+        /// The limit.
+        limit: usize,
+    },
+    /// The TTL is longer than allowed.
+    #[error("a TTL is at most {limit:?}")]
+    TtlTooLong {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The TTL is shorter than allowed.
+    #[error("a TTL is at least {limit:?}")]
+    TtlTooShort {
+        /// The limit.
+        limit: Duration,
+    },
+    /// Nothing to renew: the lease has no ttl holder.
+    #[error("the lease has no ttl holder")]
+    NoTtl,
+    /// Too many parents above it.
+    #[error("a lease has at most {limit} parents above it")]
+    Depth {
+        /// The limit.
+        limit: usize,
+    },
+    /// The first grant with this nonce is not finished yet.
+    #[error("a grant with this nonce is under way")]
+    NonceBusy,
+    /// A lease that nothing would hold.
+    #[error("a lease needs a holder")]
+    NoHolder,
+}

@@ -1,0 +1,195 @@
+//! Starts a command that waits, as a process with a pidfd, until it is told to become its program. What it is to be is made
+//! before the fork; in the child only async-signal-safe calls are made.
+
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, Resource, Signal};
+
+use crate::exec::Image;
+use crate::identity::last_errno;
+use crate::signals;
+
+/// Shells and `subprocess` libraries use low numbers for themselves, and programs close "all" up to some number; below
+/// 1000 it also stays within select(2)'s sets.
+const KEPT_NUMBER_MAX: RawFd = 1000;
+
+/// What to start.
+#[derive(Debug)]
+pub struct Spawn<'a> {
+    /// The program, searched along the environment's PATH, and its arguments.
+    pub arguments: &'a [OsString],
+    /// The whole environment.
+    pub environment: &'a [(OsString, OsString)],
+    /// Stays open in the command, at the highest free number below 1000.
+    pub kept: BorrowedFd<'a>,
+    /// Signals whose dispositions this process changed and the command is to find as default.
+    pub defaults: &'a [Signal],
+}
+
+/// A process that is about to become the command. Dropped before [`Spawned::start`], it exits.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its process id; it is ours to wait for.
+    pub pid: Pid,
+    /// The same, as a descriptor.
+    pub pidfd: OwnedFd,
+    go: OwnedFd,
+    failure: OwnedFd,
+}
+
+/// Forks. The new process is in our process group and session, still has all our rights, and waits. Its signal mask will be
+/// empty, whatever ours is.
+///
+/// # Errors
+/// Of fork(2), pipe(2) and pidfd_open(2); INVAL for a NUL in a string, or no argument at all.
+pub fn spawn(spawn: &Spawn<'_>) -> Result<Spawned, Errno> {
+    let program = spawn.arguments.first().ok_or(Errno::INVAL)?;
+    let mut image = Image::new(program, spawn.arguments, spawn.environment)?;
+    let (wait, go) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (failure, report) = pipe_with(PipeFlags::CLOEXEC)?;
+    // SAFETY: the child calls only `become_command`, which keeps to async-signal-safe calls and never returns.
+    match unsafe { libc::fork() } {
+        -1 => Err(last_errno()),
+        0 => become_command(&mut image, spawn, wait.as_raw_fd(), go.as_raw_fd(), report.as_raw_fd()),
+        pid => {
+            let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+            // The child is not waited for before this, so that its number is still its own.
+            let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+            Ok(Spawned { pid, pidfd, go, failure })
+        }
+    }
+}
+
+impl Spawned {
+    /// Lets it become its program, and returns when it has.
+    ///
+    /// # Errors
+    /// Of execve(2), as execvp(3) would give it; the process then exits.
+    pub fn start(&self) -> Result<(), Errno> {
+        match rustix::io::write(&self.go, b"g") {
+            // It was killed while it waited: waiting for it will tell.
+            Ok(_) | Err(Errno::PIPE) => {}
+            Err(errno) => return Err(errno),
+        }
+        let mut errno = [0; 4];
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.failure, &mut errno))? {
+            4 => Err(Errno::from_raw_os_error(i32::from_ne_bytes(errno))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// In the child: waits for the word, then becomes the command or reports why it can't.
+fn become_command(image: &mut Image, spawn: &Spawn<'_>, wait: RawFd, go: RawFd, report: RawFd) -> ! {
+    let mut word = 0u8;
+    // SAFETY: async-signal-safe calls on descriptors that the parent opened before the fork; `word` is one live byte. Our
+    // own copy of `go` is closed so that the end of file comes when the parent's is.
+    let told = unsafe {
+        libc::close(go);
+        loop {
+            match libc::read(wait, (&raw mut word).cast(), 1) {
+                -1 if last_errno() == Errno::INTR => {}
+                count => break count == 1,
+            }
+        }
+    };
+    let errno = if told { execute(image, spawn) } else { Errno::CANCELED };
+    exit_with(report, errno)
+}
+
+/// In the child: sets up what the command is to find, then becomes it.
+fn execute(image: &mut Image, spawn: &Spawn<'_>) -> Errno {
+    if let Err(errno) = keep_open(spawn.kept.as_raw_fd()) {
+        return errno;
+    }
+    for signal in spawn.defaults {
+        signals::restore_default(*signal);
+    }
+    signals::unblock_all();
+    image.execute()
+}
+
+/// In the child: tells the parent why there is no command, and ends.
+pub(crate) fn exit_with(report: RawFd, errno: Errno) -> ! {
+    let raw = errno.raw_os_error().to_ne_bytes();
+    // SAFETY: async-signal-safe calls; `raw` is live. _exit runs nothing of the parent's.
+    unsafe {
+        libc::write(report, raw.as_ptr().cast(), raw.len());
+        libc::_exit(127)
+    }
+}
+
+/// In the child: puts a copy that survives exec at the highest free number below the limits.
+fn keep_open(descriptor: RawFd) -> Result<(), Errno> {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let end = RawFd::try_from(limit).unwrap_or(KEPT_NUMBER_MAX).min(KEPT_NUMBER_MAX);
+    let is_free = |number: RawFd| {
+        // SAFETY: F_GETFD only asks; a number that is not open is the answer that is looked for.
+        unsafe { libc::fcntl(number, libc::F_GETFD) == -1 }
+    };
+    let number = (3..end).rev().find(|number| is_free(*number)).ok_or(Errno::MFILE)?;
+    // SAFETY: `number` is not open, so that dup2 takes nothing away; the copy has no close-on-exec flag.
+    if unsafe { libc::dup2(descriptor, number) } == -1 { Err(last_errno()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{WaitOptions, waitpid};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    fn exit_status(arguments: &[&str]) -> Result<Option<i32>, Errno> {
+        let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+        let environment = [("PATH".into(), "/bin:/usr/bin".into()), ("GREETING".into(), "hello".into())];
+        let (kept, _far) = UnixStream::pair().unwrap();
+        let spawn = Spawn { arguments: &arguments, environment: &environment, kept: kept.as_fd(), defaults: &[] };
+        let spawned = super::spawn(&spawn)?;
+        let started = spawned.start();
+        let (_, status) = waitpid(Some(spawned.pid), WaitOptions::empty()).unwrap().unwrap();
+        started.map(|()| status.exit_status())
+    }
+
+    #[test]
+    fn a_command_gets_arguments_and_environment() {
+        assert_eq!(exit_status(&["sh", "-c", "test $GREETING = hello && exit 7"]), Ok(Some(7)));
+    }
+
+    #[test]
+    fn a_command_finds_the_kept_descriptor_at_a_high_number() {
+        assert_eq!(exit_status(&["sh", "-c", "test -S /proc/$$/fd/999"]), Ok(Some(0)));
+    }
+
+    #[test]
+    fn what_cannot_be_executed_says_why() {
+        assert_eq!(exit_status(&["no-such-program"]), Err(Errno::NOENT));
+        assert_eq!(exit_status(&["/etc/passwd"]), Err(Errno::ACCESS));
+        assert_eq!(exit_status(&[""]), Err(Errno::NOENT));
+        assert_eq!(exit_status(&[]), Err(Errno::INVAL));
+    }
+
+    #[test]
+    fn a_script_without_a_format_is_run_by_the_shell() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("script");
+        std::fs::write(&script, "exit $1\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&script, mode).unwrap();
+        assert_eq!(exit_status(&[script.to_str().unwrap(), "9"]), Ok(Some(9)));
+    }
+
+    #[test]
+    fn a_process_that_is_never_told_to_start_ends() {
+        let arguments = ["true".into()];
+        let (kept, _far) = UnixStream::pair().unwrap();
+        let spawn = Spawn { arguments: &arguments, environment: &[], kept: kept.as_fd(), defaults: &[] };
+        let spawned = super::spawn(&spawn).unwrap();
+        let pid = spawned.pid;
+        drop(spawned);
+        let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(127));
+    }
+}

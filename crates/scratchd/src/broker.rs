@@ -1,0 +1,281 @@
+//! The broker itself: what is shared by the threads that serve, watch and reap; and the one place where the lease table's
+//! decisions become acts. The table's lock is never held across a system call.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::SystemTime;
+
+use scratch_fs::{FsError, Pool};
+use scratch_lease::{BootTime, Due, HolderKind, LeaseId, Reason, Table};
+
+use crate::channel::Channels;
+use crate::client::Load;
+use crate::clock;
+use crate::config::Config;
+use crate::debt::{Debt, Subject};
+use crate::peer::Identity;
+use crate::process::{self, HeldProcess, Wanted};
+use crate::reaper::{Reaper, WhenFreed};
+use crate::side::Side;
+use crate::watch::Watch;
+
+/// The side thread that searches, so that one search follows another.
+pub(crate) const SEARCH_KEY: u64 = 0;
+
+/// One broker and its pool.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    pub(crate) config: Config,
+    pub(crate) pool: Pool,
+    pub(crate) runtime: PathBuf,
+    /// Whose rights the broker has; work for tenants of this user needs no change of identity.
+    pub(crate) uid: u32,
+    pub(crate) session: bool,
+    pub(crate) admin_group: Option<u32>,
+    pub(crate) started: SystemTime,
+    pub(crate) watch: Watch,
+    pub(crate) reaper: Reaper,
+    pub(crate) side: Side,
+    pub(crate) stopping: AtomicBool,
+    pub(crate) channels: OnceLock<Channels>,
+    /// What each tenant has under way on the handle channel.
+    pub(crate) loads: Mutex<HashMap<u32, Arc<Load>>>,
+    state: Mutex<State>,
+    /// Deadlines up to here have passed: all that was readable then has been read since.
+    expired_until: AtomicU64,
+    awaited_until: AtomicU64,
+    /// Grows with whatever shows that the broker is in use.
+    activity: AtomicU64,
+    searches: Mutex<Vec<LeaseId>>,
+}
+
+/// What the table's lock guards.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) table: Table,
+    /// With whose rights a lease's work is done; in its record too, since the reaper has no peer to ask.
+    pub(crate) identities: HashMap<LeaseId, Arc<Identity>>,
+}
+
+/// What a broker is made of.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) pool: Pool,
+    pub(crate) runtime: PathBuf,
+    pub(crate) session: bool,
+    pub(crate) admin_group: Option<u32>,
+    pub(crate) generation: u64,
+}
+
+impl Broker {
+    /// Puts a broker together; it serves nothing yet.
+    ///
+    /// # Errors
+    /// When watcher or side threads can't be made.
+    pub(crate) fn new(parts: Parts) -> std::io::Result<Self> {
+        let table = Table::new(parts.config.lease_limits(), parts.generation);
+        Ok(Self {
+            uid: rustix::process::geteuid().as_raw(),
+            config: parts.config,
+            pool: parts.pool,
+            runtime: parts.runtime,
+            session: parts.session,
+            admin_group: parts.admin_group,
+            started: SystemTime::now(),
+            watch: Watch::new()?,
+            reaper: Reaper::default(),
+            side: Side::start()?,
+            stopping: AtomicBool::new(false),
+            channels: OnceLock::new(),
+            loads: Mutex::default(),
+            state: Mutex::new(State { table, identities: HashMap::new() }),
+            expired_until: AtomicU64::new(clock::now().0),
+            awaited_until: AtomicU64::new(0),
+            activity: AtomicU64::new(0),
+            searches: Mutex::default(),
+        })
+    }
+
+    /// The lease table. Held for lines, never across a system call.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("a thread that panics ends the process")
+    }
+
+    /// Notes that the broker is in use.
+    pub(crate) fn activity(&self) -> u64 {
+        self.activity.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether nothing needs this broker: no lease, connection, trash or retryable debt.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.connections() == 0 && self.lock().table.totals().leases == 0 && self.reaper.is_idle()
+    }
+
+    /// Does all that is due now: what every event ends in.
+    pub(crate) fn settle(self: &Arc<Self>) {
+        let (due, next) = {
+            let mut state = self.lock();
+            let due = state.table.due(BootTime(self.decided_until()));
+            (due, state.table.next_deadline())
+        };
+        let awaited = self.awaited_until.load(Ordering::Acquire);
+        self.watch.arm(next.filter(|time| time.0 > awaited));
+        for one in due {
+            match one {
+                Due::End { id, reason } => {
+                    self.end(id, reason, None);
+                }
+                Due::Search(id) => self.search(id),
+            }
+        }
+    }
+
+    /// Deadlines up to here may be acted on, later ones not yet.
+    pub(crate) fn decided_until(&self) -> u64 {
+        self.expired_until.load(Ordering::Acquire)
+    }
+
+    /// Deadlines up to `time` have passed, and wait for what is still to be read: the timer need not tell of them again.
+    pub(crate) fn await_deadlines(&self, time: BootTime) {
+        self.awaited_until.fetch_max(time.0, Ordering::AcqRel);
+    }
+
+    /// Deadlines up to `time` may be acted on.
+    pub(crate) fn pass_deadlines(&self, time: BootTime) {
+        self.expired_until.fetch_max(time.0, Ordering::AcqRel);
+    }
+
+    /// Ends a lease that the table has decided to end. What can't be moved out of sight becomes debt.
+    pub(crate) fn end(&self, id: LeaseId, reason: Reason, when_freed: Option<WhenFreed>) {
+        tracing::info!(lease = %id, reason = reason.code(), "lease ends: {reason}");
+        match self.end_on_disk_then(id, when_freed) {
+            Ok(()) => {}
+            Err((debt, when_freed)) => {
+                tracing::warn!(lease = %id, path = %debt.path.display(), blocker = %debt.blocker, "lease can't be put away yet");
+                let owed = debt.subject.id();
+                self.reaper.owe(debt);
+                if let Some(when_freed) = when_freed {
+                    when_freed(vec![owed]);
+                }
+            }
+        }
+    }
+
+    /// Moves an ended lease into trash and forgets it; to be tried again as often as need be.
+    pub(crate) fn end_on_disk(&self, id: LeaseId) -> Result<(), Debt> {
+        self.end_on_disk_then(id, None).map_err(|(debt, _)| debt)
+    }
+
+    fn end_on_disk_then(&self, id: LeaseId, when_freed: Option<WhenFreed>) -> Result<(), (Debt, Option<WhenFreed>)> {
+        let tenant = self.lock().table.lease(id).map_or(self.uid, |lease| lease.tenant().0);
+        match self.pool.end_lease(id, tenant) {
+            Ok(Some(tree)) => self.reaper.push(tree, when_freed),
+            Ok(None) => {
+                if let Some(when_freed) = when_freed {
+                    when_freed(Vec::new());
+                }
+            }
+            Err(error) => return Err((lease_debt(id, tenant, &error), when_freed)),
+        }
+        self.forget(id);
+        Ok(())
+    }
+
+    /// Drops a lease from memory, with all that watches it.
+    fn forget(&self, id: LeaseId) {
+        let holders: Vec<_> = {
+            let mut state = self.lock();
+            let holders = state.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
+            state.table.forget(id);
+            state.identities.remove(&id);
+            holders
+        };
+        for holder in holders {
+            let process = match holder.kind {
+                HolderKind::Process(process) => Some(process),
+                _ => None,
+            };
+            self.side.close(self.watch.forget((id, holder.id), process).into_iter().collect());
+        }
+        self.activity();
+    }
+
+    /// Looks for processes that still belong to a lease without holders. One pass over /proc serves all that wait for one.
+    pub(crate) fn search(self: &Arc<Self>, id: LeaseId) {
+        self.searches.lock().expect("a thread that panics ends the process").push(id);
+        let broker = Arc::clone(self);
+        self.side.run(SEARCH_KEY, move || broker.run_searches());
+    }
+
+    fn run_searches(self: &Arc<Self>) {
+        let leases = std::mem::take(&mut *self.searches.lock().expect("a thread that panics ends the process"));
+        if leases.is_empty() {
+            return;
+        }
+        let mut wanted = Wanted::new();
+        {
+            let state = self.lock();
+            for lease in leases.iter().filter_map(|id| state.table.lease(*id)) {
+                // A process names the innermost lease that it runs under, and holds all those above.
+                let named = state.table.subtree(lease.id());
+                wanted.extend(named.into_iter().map(|named| (named, (lease.tenant().0, lease.id()))));
+            }
+        }
+        for (lease, process) in process::search_environments(wanted) {
+            tracing::debug!(%lease, pid = process.id.pid, "held by what its processes left running");
+            self.hold_by_process(lease, process);
+        }
+        let mut state = self.lock();
+        for lease in leases {
+            state.table.searched(lease);
+        }
+        drop(state);
+        self.settle();
+    }
+
+    fn hold_by_process(&self, lease: LeaseId, process: HeldProcess) {
+        let holder = scratch_lease::NewHolder::Process(process.id);
+        let attached = self.lock().table.attach(lease, self.own_word(), holder, clock::now());
+        match attached {
+            Ok(holder) => self.watch_process(lease, holder.id, process),
+            Err(refusal) => tracing::warn!(%lease, %refusal, "a process of this lease can't hold it, ignoring"),
+        }
+    }
+
+    /// Watches a process for a holder that the table has; where that fails the holder is not lost: it is unknown, so the
+    /// lease lives on and the process is looked at again at the next restart.
+    pub(crate) fn watch_process(&self, lease: LeaseId, holder: u32, process: HeldProcess) {
+        if let Err(errno) = self.watch.process(process, (lease, holder)) {
+            tracing::error!(%lease, %errno, "a process can't be watched; its lease lives until it is revoked");
+        }
+    }
+
+    /// The broker acting for itself.
+    pub(crate) fn own_word(&self) -> scratch_lease::Caller {
+        scratch_lease::Caller { tenant: scratch_lease::TenantId(self.uid), admin: true }
+    }
+}
+
+
+fn lease_debt(id: LeaseId, tenant: u32, error: &FsError) -> Debt {
+    Debt {
+        subject: Subject::Lease(id),
+        lease: Some(id),
+        tenant,
+        path: error.path.clone(),
+        errno: Some(error.errno),
+        blocker: match error.errno {
+            rustix::io::Errno::BUSY => "mount",
+            rustix::io::Errno::ROFS => "read-only",
+            rustix::io::Errno::PERM => "immutable",
+            rustix::io::Errno::ACCESS => "permission",
+            _ => "other",
+        }
+        .to_owned(),
+        tries: 0,
+        next_try: None,
+        bytes: 0,
+    }
+}

@@ -1,0 +1,178 @@
+//! From a request to its reply: each operation is one call into the broker.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use scratch_proto::v1::{self, channel_request::Op, channel_response::Result as Answer};
+
+use crate::broker::Broker;
+use crate::channel::{Mail, MailBox};
+use crate::client::Client;
+use crate::create::Creation;
+use crate::grant::Asking;
+use crate::reason::RequestError;
+use crate::release::Released;
+use crate::translate::{lease_id, wire_duration};
+
+/// What a request has led to so far.
+pub(crate) enum Outcome {
+    /// The answer.
+    Answer(Answer),
+    /// Areas that were made, with their descriptors.
+    Created(Creation),
+    /// It is worked on elsewhere; the answer comes by mail.
+    UnderWay,
+}
+
+/// Where an answer that comes later goes.
+pub(crate) struct ReplyTo {
+    pub(crate) mail: MailBox,
+    pub(crate) connection: u64,
+    pub(crate) request: u64,
+}
+
+impl ReplyTo {
+    fn send(self, answer: Answer) {
+        let response = v1::ChannelResponse { id: self.request, result: Some(answer) };
+        self.mail.send(Mail::Reply { connection: self.connection, response });
+    }
+}
+
+/// An error as an answer.
+pub(crate) fn refusal(error: &RequestError, index: Option<usize>) -> Answer {
+    Answer::Error(error.to_channel(index))
+}
+
+fn answer(result: Result<Answer, RequestError>) -> Answer {
+    result.unwrap_or_else(|error| refusal(&error, None))
+}
+
+/// Carries out one request. `descriptors` are as many as the request says.
+pub(crate) fn dispatch(
+    broker: &Arc<Broker>,
+    client: &mut Client,
+    op: Op,
+    descriptors: Vec<OwnedFd>,
+    reply_to: ReplyTo,
+) -> Outcome {
+    let here = |result| Outcome::Answer(answer(result));
+    match op {
+        Op::Ping(_) => here(Ok(Answer::Ping(v1::PingResponse {}))),
+        Op::Create(request) => match broker.create(client, &request) {
+            Ok(creation) => Outcome::Created(creation),
+            Err(at) => Outcome::Answer(refusal(&at.error, (request.count > 1).then_some(at.index))),
+        },
+        Op::Release(request) => release(broker, client, &request, reply_to),
+        Op::KeepAlive(request) => here(keep_alive(broker, client, request)),
+        Op::Grant(request) => grant(broker, client, request, descriptors, reply_to),
+        Op::Attach(request) => attach(broker, client, request, descriptors, reply_to),
+        Op::Revoke(request) => revoke(broker, client, &request, reply_to),
+        Op::Claim(_) => here(Err(RequestError::Unimplemented("a ticket"))),
+        Op::Persist(_) => {
+            broker.side.close(descriptors);
+            here(Err(RequestError::Unimplemented("Persist")))
+        }
+        Op::Delegate(_) => here(Err(RequestError::Unimplemented("Delegate"))),
+    }
+}
+
+fn keep_alive(broker: &Broker, client: &Client, request: v1::KeepAliveRequest) -> Result<Answer, RequestError> {
+    let granted = broker.keep_alive(client.peer.caller, lease_id(&request.lease)?)?;
+    let granted_ttl = Some(wire_duration(granted));
+    Ok(Answer::KeepAlive(v1::KeepAliveResponse { lease: request.lease, granted_ttl }))
+}
+
+fn grant(
+    broker: &Arc<Broker>,
+    client: &Client,
+    request: v1::GrantRequest,
+    descriptors: Vec<OwnedFd>,
+    reply_to: ReplyTo,
+) -> Outcome {
+    let asking = match Asking::of(client, &request.holders) {
+        Ok(asking) => asking,
+        Err(error) => {
+            broker.side.close(descriptors);
+            return Outcome::Answer(refusal(&error, None));
+        }
+    };
+    if descriptors.is_empty() {
+        let granted = broker.grant(asking, request, descriptors).map(Answer::Grant);
+        return Outcome::Answer(answer(granted));
+    }
+    let broker = Arc::clone(broker);
+    let side = Arc::clone(&broker);
+    side.side.run(reply_to.connection, move || {
+        reply_to.send(answer(broker.grant(asking, request, descriptors).map(Answer::Grant)));
+    });
+    Outcome::UnderWay
+}
+
+/// On a side thread in any case: a lease's record is written by one thread at a time, in the order of the requests.
+fn attach(
+    broker: &Arc<Broker>,
+    client: &Client,
+    request: v1::AttachRequest,
+    descriptors: Vec<OwnedFd>,
+    reply_to: ReplyTo,
+) -> Outcome {
+    let asking = Asking::of(client, request.holder.as_slice());
+    let broker = Arc::clone(broker);
+    let side = Arc::clone(&broker);
+    side.side.run(key(&request.lease), move || match asking {
+        Ok(asking) => reply_to.send(answer(broker.attach(asking, &request, descriptors).map(Answer::Attach))),
+        Err(error) => reply_to.send(refusal(&error, None)),
+    });
+    Outcome::UnderWay
+}
+
+fn key(lease: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    lease.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn release(broker: &Arc<Broker>, client: &mut Client, request: &v1::ReleaseRequest, reply_to: ReplyTo) -> Outcome {
+    let reply = |existed, debt: Vec<String>| {
+        Answer::Release(v1::ReleaseResponse { existed, freed: debt.is_empty(), debt })
+    };
+    match broker.release(client, request) {
+        Err(error) => Outcome::Answer(refusal(&error, None)),
+        Ok(Released::Nothing) => Outcome::Answer(reply(false, Vec::new())),
+        Ok(Released::Gone) => Outcome::Answer(reply(true, Vec::new())),
+        Ok(Released::Trashed(tree)) if request.wait() == v1::Wait::Freed => {
+            broker.reaper.push(tree, Some(Box::new(move |debt| reply_to.send(reply(true, debt)))));
+            Outcome::UnderWay
+        }
+        Ok(Released::Trashed(tree)) => {
+            broker.reaper.push(tree, None);
+            let answer = v1::ReleaseResponse { existed: true, freed: false, debt: Vec::new() };
+            Outcome::Answer(Answer::Release(answer))
+        }
+    }
+}
+
+fn revoke(broker: &Arc<Broker>, client: &mut Client, request: &v1::RevokeRequest, reply_to: ReplyTo) -> Outcome {
+    let reply = |debt: Vec<String>| Answer::Revoke(v1::RevokeResponse { freed: debt.is_empty(), debt });
+    let lease = match lease_id(&request.lease) {
+        Ok(lease) => lease,
+        Err(error) => return Outcome::Answer(refusal(&error, None)),
+    };
+    client.let_go(lease);
+    let caller = client.peer.caller;
+    if request.wait() == v1::Wait::Freed {
+        let (mail, connection, id) = (reply_to.mail.clone(), reply_to.connection, reply_to.request);
+        let when_freed = Box::new(move |debt| reply_to.send(reply(debt)));
+        return match broker.revoke(caller, lease, Some(when_freed)) {
+            Ok(()) => Outcome::UnderWay,
+            Err(error) => {
+                ReplyTo { mail, connection, request: id }.send(refusal(&error, None));
+                Outcome::UnderWay
+            }
+        };
+    }
+    let revoked = broker.revoke(caller, lease, None);
+    let done = Answer::Revoke(v1::RevokeResponse { freed: false, debt: Vec::new() });
+    Outcome::Answer(answer(revoked.map(|()| done)))
+}

@@ -1,0 +1,125 @@
+//! The handle channel: `handle.sock`, SOCK_SEQPACKET. A few threads, an epoll each; a request is carried out on the thread
+//! that received it, and never handed on unless it brings descriptors or waits for the reaper.
+
+mod connection;
+mod dispatch;
+mod thread;
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rustix::event::{EventfdFlags, eventfd};
+use scratch_proto::v1;
+
+use crate::broker::Broker;
+
+/// Something for a channel thread that did not come through a socket.
+pub(crate) enum Mail {
+    /// The answer to a request that was worked on elsewhere.
+    Reply { connection: u64, response: v1::ChannelResponse },
+    /// Read all that is readable, then say so.
+    ReadOn(Arc<ReadOn>),
+    /// Stop reading, send what is owed, end.
+    Stop,
+}
+
+/// Counts the threads that have read on; the last one acts.
+pub(crate) struct ReadOn {
+    left: AtomicUsize,
+    then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+/// One thread's letter box.
+#[derive(Clone)]
+pub(crate) struct MailBox {
+    letters: Arc<Mutex<Vec<Mail>>>,
+    bell: Arc<OwnedFd>,
+}
+
+/// The channel threads, as the rest of the broker knows them.
+pub(crate) struct Channels {
+    boxes: Vec<MailBox>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Channels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Channels").field("threads", &self.boxes.len()).finish_non_exhaustive()
+    }
+}
+
+impl Channels {
+    /// Starts one thread a CPU (at most 16) on a listening socket that is not blocking.
+    ///
+    /// # Errors
+    /// When epoll, eventfd or a thread can't be made.
+    pub(crate) fn start(broker: &Arc<Broker>, listener: OwnedFd) -> std::io::Result<Self> {
+        let count = std::thread::available_parallelism().map_or(1, usize::from).min(16);
+        let listener = Arc::new(listener);
+        let mut channels = Self { boxes: Vec::new(), threads: Mutex::default() };
+        let mut threads = Vec::new();
+        for number in 0..count {
+            let mail = MailBox::new()?;
+            channels.boxes.push(mail.clone());
+            let thread = thread::Thread::new(Arc::clone(broker), Arc::clone(&listener), mail)?;
+            let name = format!("channel-{number}");
+            threads.push(std::thread::Builder::new().name(name).spawn(move || thread.run())?);
+        }
+        *channels.threads.lock().expect("a thread that panics ends the process") = threads;
+        Ok(channels)
+    }
+
+    /// Calls `then` when every thread has read all that is readable now.
+    pub(crate) fn read_on_then(&self, then: impl FnOnce() + Send + 'static) {
+        let left = AtomicUsize::new(self.boxes.len());
+        let read_on = Arc::new(ReadOn { left, then: Mutex::new(Some(Box::new(then))) });
+        for mail in &self.boxes {
+            mail.send(Mail::ReadOn(Arc::clone(&read_on)));
+        }
+    }
+
+    /// Stops reading and waits until every thread has sent what it owes, or given up after 5 s.
+    pub(crate) fn stop(&self) {
+        for mail in &self.boxes {
+            mail.send(Mail::Stop);
+        }
+        let threads = std::mem::take(&mut *self.threads.lock().expect("a thread that panics ends the process"));
+        for thread in threads {
+            // With panic = "abort" a thread can't have panicked.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl ReadOn {
+    /// One thread has read on.
+    pub(crate) fn done(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(then) = self.then.lock().expect("a thread that panics ends the process").take()
+        {
+            then();
+        }
+    }
+}
+
+impl MailBox {
+    fn new() -> std::io::Result<Self> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { letters: Arc::default(), bell: Arc::new(bell) })
+    }
+
+    /// Leaves a letter and rings.
+    pub(crate) fn send(&self, mail: Mail) {
+        self.letters.lock().expect("a thread that panics ends the process").push(mail);
+        // EAGAIN: it rings already.
+        let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
+    }
+
+    fn take(&self) -> Vec<Mail> {
+        let mut counter = [0; 8];
+        // EAGAIN: another ring was taken for this one; the letters are taken all the same.
+        let _ = rustix::io::read(&*self.bell, &mut counter);
+        std::mem::take(&mut *self.letters.lock().expect("a thread that panics ends the process"))
+    }
+}

@@ -1,0 +1,421 @@
+//! One channel thread. Waits on: the listening socket, its connections, its letter box, the time to cut somebody off.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketFlags, accept_with, sockopt};
+use scratch_lease::ConnectionId;
+use scratch_proto::v1::channel_request::Op;
+use scratch_proto::v1::channel_response::Result as Answer;
+use scratch_proto::{PACKET_BYTES_MAX, descriptors, v1};
+
+use crate::broker::Broker;
+use crate::channel::connection::{Connection, Sent};
+use crate::channel::dispatch::{Outcome, ReplyTo, dispatch, refusal};
+use crate::channel::{Mail, MailBox};
+use crate::client::{Client, Load};
+use crate::create::Creation;
+use crate::peer::Peer;
+use crate::reason::RequestError;
+
+const LISTENER: u64 = 0;
+const BELL: u64 = 1;
+/// Connections' tokens start here; they are unique in the process, so that late mail can't reach another connection.
+const FIRST: u64 = 2;
+
+const READ: EventFlags = EventFlags::IN;
+/// Edge-triggered: each reading by the peer rings once, so that a full budget is looked at again.
+const WAIT_FOR_ROOM: EventFlags = EventFlags::OUT.union(EventFlags::ET);
+
+/// How long what is owed may take to be sent when the broker stops.
+const STOP_FOR_MAX: Duration = Duration::from_secs(5);
+
+static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(FIRST);
+
+/// A thread's own state.
+pub(crate) struct Thread {
+    broker: Arc<Broker>,
+    listener: Arc<OwnedFd>,
+    mail: MailBox,
+    epoll: OwnedFd,
+    connections: HashMap<u64, Connection>,
+    /// Those that owe something to their client, and are not read from.
+    blocked: HashSet<u64>,
+    packet: Vec<u8>,
+    scratch: Vec<u8>,
+    stop_at: Option<Instant>,
+}
+
+/// Whether a connection goes on.
+#[derive(PartialEq, Eq)]
+enum Go {
+    On,
+    Away,
+}
+
+impl Thread {
+    /// Made before the thread, so that a failure is known at start.
+    pub(crate) fn new(broker: Arc<Broker>, listener: Arc<OwnedFd>, mail: MailBox) -> std::io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &*listener, EventData::new_u64(LISTENER), EventFlags::IN | EventFlags::EXCLUSIVE)?;
+        epoll::add(&epoll, &*mail.bell, EventData::new_u64(BELL), EventFlags::IN)?;
+        Ok(Self {
+            broker,
+            listener,
+            mail,
+            epoll,
+            connections: HashMap::new(),
+            blocked: HashSet::new(),
+            packet: vec![0; PACKET_BYTES_MAX + 1],
+            scratch: Vec::with_capacity(1024),
+            stop_at: None,
+        })
+    }
+
+    pub(crate) fn run(mut self) {
+        let mut events = Vec::with_capacity(64);
+        while !self.has_stopped() {
+            let timeout = self.timeout();
+            if self.wait(&mut events, timeout) == 0 {
+                self.cut_off();
+            }
+            for event in events.drain(..) {
+                self.handle(event);
+            }
+        }
+        for (token, connection) in std::mem::take(&mut self.connections) {
+            self.close(token, connection);
+        }
+    }
+
+    fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> usize {
+        let timeout = timeout.map(|time| Timespec {
+            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(time.subsec_nanos()),
+        });
+        events.clear();
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref()) {
+            Ok(count) => count,
+            Err(Errno::INTR) => 0,
+            Err(errno) => {
+                tracing::error!(%errno, "waiting for clients failed, stopping");
+                std::process::abort();
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event.data.u64() {
+            LISTENER => self.accept(),
+            BELL => self.read_mail(),
+            token => self.serve(token, event.flags),
+        }
+    }
+
+    /// Until when something has to happen by itself.
+    fn timeout(&self) -> Option<Duration> {
+        let blocked = self.blocked.iter().filter_map(|token| self.connections.get(token)?.cut_off_at()).min();
+        let earliest = blocked.into_iter().chain(self.stop_at).min()?;
+        Some(earliest.saturating_duration_since(Instant::now()))
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.stop_at.is_some_and(|end| {
+            let owes = |connection: &Connection| connection.is_blocked() || !connection.under_way.is_empty();
+            Instant::now() >= end || !self.connections.values().any(owes)
+        })
+    }
+
+    fn accept(&mut self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = match accept_with(&*self.listener, flags) {
+            Ok(socket) => socket,
+            // Another thread was quicker, or the client is gone again.
+            Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return,
+            Err(errno) => {
+                tracing::warn!(%errno, "a connection was not accepted, ignoring");
+                return;
+            }
+        };
+        let token = NEXT.fetch_add(1, Ordering::Relaxed);
+        match self.admit(socket, token) {
+            Ok(connection) => {
+                self.connections.insert(token, connection);
+            }
+            Err(error) => tracing::warn!(%error, "a connection was refused"),
+        }
+    }
+
+    fn admit(&self, socket: OwnedFd, token: u64) -> Result<Connection, RequestError> {
+        let system = |errno| scratch_fs::FsError::new("look at the peer of", "handle.sock", errno);
+        let peer = Peer::of(socket.as_fd(), self.broker.admin_group).map_err(system)?;
+        let tenant = peer.identity.uid;
+        let load = self.broker.join(tenant);
+        let mut connection = Connection::new(Client::new(socket, peer, ConnectionId(token), Arc::clone(&load)));
+        let limit = self.broker.config.limits.connections;
+        if load.connections.load(Ordering::Relaxed) > limit {
+            self.broker.leave(tenant);
+            let error = RequestError::LimitConnections { limit };
+            connection.reply(&of_broker(refusal(&error, None)), Vec::new(), Vec::new, &mut Vec::new());
+            return Err(error);
+        }
+        // The kernel doubles what it is told.
+        let bytes = usize::try_from(self.broker.config.limits.unread_bytes / 2).unwrap_or(usize::MAX);
+        let ready = sockopt::set_socket_send_buffer_size(connection.socket(), bytes)
+            .and_then(|()| epoll::add(&self.epoll, connection.socket(), EventData::new_u64(token), READ));
+        if let Err(errno) = ready {
+            self.broker.leave(tenant);
+            return Err(system(errno).into());
+        }
+        self.broker.activity();
+        Ok(connection)
+    }
+
+    fn read_mail(&mut self) {
+        for mail in self.mail.take() {
+            match mail {
+                Mail::Reply { connection, response } => self.late_reply(connection, &response),
+                Mail::ReadOn(read_on) => {
+                    self.read_on();
+                    read_on.done();
+                }
+                Mail::Stop => {
+                    self.stop_at = Some(Instant::now() + STOP_FOR_MAX);
+                    // An error: it is not in the set any more.
+                    let _ = epoll::delete(&self.epoll, &*self.listener);
+                    for (token, connection) in &mut self.connections {
+                        tell_epoll(&self.epoll, connection, *token, false);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Serves what is readable now, and what that brings, within bounds: a client that floods can't put off the end of
+    /// another's lease for ever.
+    fn read_on(&mut self) {
+        let mut events = Vec::with_capacity(64);
+        for _ in 0..256 {
+            if self.wait(&mut events, Some(Duration::ZERO)) == 0 {
+                return;
+            }
+            let mut served = false;
+            for event in events.drain(..) {
+                if event.data.u64() >= FIRST {
+                    self.serve(event.data.u64(), event.flags);
+                    served = true;
+                }
+            }
+            if !served {
+                return;
+            }
+        }
+    }
+
+    fn late_reply(&mut self, token: u64, response: &v1::ChannelResponse) {
+        let Some(mut connection) = self.connections.remove(&token) else { return };
+        connection.under_way.remove(&response.id);
+        let sent = connection.reply(response, Vec::new(), Vec::new, &mut self.scratch);
+        self.go_on(token, connection, if sent == Sent::Closed { Go::Away } else { Go::On });
+    }
+
+    fn serve(&mut self, token: u64, flags: EventFlags) {
+        let Some(mut connection) = self.connections.remove(&token) else { return };
+        let mut go = Go::On;
+        if connection.is_blocked() && connection.flush() == Sent::Closed {
+            go = Go::Away;
+        } else if connection.reading && flags.contains(EventFlags::IN) {
+            go = self.receive(token, &mut connection);
+        } else if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+            go = Go::Away;
+        }
+        self.go_on(token, connection, go);
+    }
+
+    fn go_on(&mut self, token: u64, mut connection: Connection, go: Go) {
+        if go == Go::Away {
+            self.close(token, connection);
+            return;
+        }
+        let read = !connection.is_blocked() && self.stop_at.is_none();
+        if connection.is_blocked() {
+            self.blocked.insert(token);
+        } else if !self.blocked.is_empty() {
+            self.blocked.remove(&token);
+        }
+        tell_epoll(&self.epoll, &mut connection, token, read);
+        self.connections.insert(token, connection);
+    }
+
+    /// One packet: received, counted, carried out, answered.
+    fn receive(&mut self, token: u64, connection: &mut Connection) -> Go {
+        let mut received = Vec::new();
+        let packet = scratch_sys::receive_packet(
+            connection.socket(),
+            &mut self.packet,
+            &mut received,
+            RecvFlags::DONTWAIT,
+        );
+        let packet = match packet {
+            Ok(packet) => packet,
+            Err(Errno::AGAIN) => return Go::On,
+            Err(_) => return Go::Away,
+        };
+        if packet.length == 0 && !packet.truncated {
+            self.broker.side.close(received);
+            return Go::Away;
+        }
+        let may_go_on = |sent| if sent == Sent::Closed { Go::Away } else { Go::On };
+        if packet.truncated || packet.length > PACKET_BYTES_MAX {
+            self.broker.side.close(received);
+            return self.turn_away(connection, &RequestError::PacketTooLarge);
+        }
+        let Ok(request) = v1::ChannelRequest::decode(&self.packet[..packet.length]) else {
+            self.broker.side.close(received);
+            return self.turn_away(connection, &RequestError::PacketGarbled);
+        };
+        let expected = descriptors::of_request(&request);
+        if expected != received.len() {
+            let error = RequestError::DescriptorCount { expected, received: received.len() };
+            let bearable = self.broker.side.close(received);
+            let sent = self.refuse(connection, request.id, &error);
+            return if bearable { may_go_on(sent) } else { Go::Away };
+        }
+        let op = match self.check(connection, request.id, request.op) {
+            Ok(op) => op,
+            Err(error) => {
+                self.broker.side.close(received);
+                return may_go_on(self.refuse(connection, request.id, &error));
+            }
+        };
+        let reply_to = ReplyTo { mail: self.mail.clone(), connection: token, request: request.id };
+        match dispatch(&self.broker, &mut connection.client, op, received, reply_to) {
+            Outcome::UnderWay => {
+                connection.under_way.insert(request.id);
+                Go::On
+            }
+            Outcome::Answer(answer) => may_go_on(self.answer(connection, request.id, answer)),
+            Outcome::Created(creation) => may_go_on(self.created(connection, request.id, creation)),
+        }
+    }
+
+    fn check(&self, connection: &Connection, id: u64, op: Option<Op>) -> Result<Op, RequestError> {
+        if id == 0 {
+            return Err(RequestError::Request("a request's id must not be 0"));
+        }
+        if connection.under_way.contains(&id) {
+            return Err(RequestError::Request("this id is in use on this connection; choose another"));
+        }
+        if self.broker.stopping.load(Ordering::Relaxed) {
+            return Err(RequestError::Stopping);
+        }
+        op.ok_or(RequestError::Request("the request has no operation, or one of another version"))
+    }
+
+    fn answer(&mut self, connection: &mut Connection, id: u64, answer: Answer) -> Sent {
+        let response = v1::ChannelResponse { id, result: Some(answer) };
+        connection.reply(&response, Vec::new(), Vec::new, &mut self.scratch)
+    }
+
+    fn created(&mut self, connection: &mut Connection, id: u64, mut creation: Creation) -> Sent {
+        let handles = std::mem::take(&mut creation.handles);
+        let undo = creation.undo_later();
+        let response = v1::ChannelResponse { id, result: Some(Answer::Create(creation.response)) };
+        connection.reply(&response, handles, || undo.of(&response), &mut self.scratch)
+    }
+
+    fn refuse(&mut self, connection: &mut Connection, id: u64, error: &RequestError) -> Sent {
+        let response = v1::ChannelResponse { id, result: Some(refusal(error, None)) };
+        connection.reply(&response, Vec::new(), Vec::new, &mut self.scratch)
+    }
+
+    /// The broker's own word, then the end of the connection.
+    fn turn_away(&mut self, connection: &mut Connection, error: &RequestError) -> Go {
+        connection.reply(&of_broker(refusal(error, None)), Vec::new(), Vec::new, &mut self.scratch);
+        Go::Away
+    }
+
+    /// Closes those that have left replies unread for too long.
+    fn cut_off(&mut self) {
+        let now = Instant::now();
+        let late = |connection: &Connection| connection.cut_off_at().is_some_and(|time| time <= now);
+        let is_late = |token: &&u64| self.connections.get(token).is_some_and(late);
+        let tokens: Vec<u64> = self.blocked.iter().filter(is_late).copied().collect();
+        for token in tokens {
+            if let Some(connection) = self.connections.remove(&token) {
+                tracing::info!(tenant = connection.client.peer.identity.uid, "cut off a client that does not read");
+                self.close(token, connection);
+            }
+        }
+    }
+
+    /// Ends a connection: undoes what was made for replies it never got, and tells the table.
+    fn close(&mut self, token: u64, mut connection: Connection) {
+        self.blocked.remove(&token);
+        for undo in connection.take_undo() {
+            if let Err(error) = self.broker.release(&mut connection.client, &undo) {
+                tracing::debug!(%error, "could not undo, ignoring: it goes with its lease");
+            }
+        }
+        self.broker.leave(connection.client.peer.identity.uid);
+        if self.stop_at.is_some() {
+            // The broker ends, not the client: the next broker lets it resume within the grace.
+            return;
+        }
+        let is_due = {
+            let mut state = self.broker.lock();
+            state.table.connection_closed(ConnectionId(token));
+            state.table.next_deadline().is_some_and(|time| time <= crate::clock::now())
+        };
+        if is_due {
+            self.broker.watch.wake();
+        }
+        self.broker.activity();
+    }
+}
+
+/// Tells the epoll what to wait for on a connection, if that has changed.
+fn tell_epoll(epoll: &OwnedFd, connection: &mut Connection, token: u64, read: bool) {
+    if connection.reading == read {
+        return;
+    }
+    connection.reading = read;
+    let flags = if read { READ } else { WAIT_FOR_ROOM };
+    // An error means that the socket is gone, which the next event on it would say as well.
+    let _ = epoll::modify(epoll, connection.socket(), EventData::new_u64(token), flags);
+}
+
+fn of_broker(answer: Answer) -> v1::ChannelResponse {
+    v1::ChannelResponse { id: 0, result: Some(answer) }
+}
+
+impl Broker {
+    /// One connection of this tenant more.
+    fn join(&self, tenant: u32) -> Arc<Load> {
+        let mut loads = self.loads.lock().expect("a thread that panics ends the process");
+        let load = loads.entry(tenant).or_default();
+        load.connections.fetch_add(1, Ordering::Relaxed);
+        Arc::clone(load)
+    }
+
+    /// One connection of this tenant fewer.
+    fn leave(&self, tenant: u32) {
+        let mut loads = self.loads.lock().expect("a thread that panics ends the process");
+        if loads.get(&tenant).is_some_and(|load| load.connections.fetch_sub(1, Ordering::Relaxed) == 1) {
+            loads.remove(&tenant);
+        }
+    }
+
+    /// Handle-channel connections there are.
+    pub(crate) fn connections(&self) -> usize {
+        let loads = self.loads.lock().expect("a thread that panics ends the process");
+        loads.values().map(|load| load.connections.load(Ordering::Relaxed)).sum()
+    }
+}

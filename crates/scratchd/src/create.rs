@@ -1,0 +1,337 @@
+//! Creates areas: the hot road. Checked whole before anything is made; all of a batch or nothing.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType};
+use rustix::io::Errno;
+use scratch_fs::{FsError, NamePattern, Naming, check_name, open_directory_beneath, split_area_path};
+use scratch_lease::{AreaKey, AreaKind, LeaseId, ReservedAreas};
+use scratch_proto::{BATCH_MAX, PACKET_BYTES_MAX, v1};
+
+use crate::broker::Broker;
+use crate::client::Client;
+use crate::grant::Asking;
+use crate::reason::{AtIndex, RequestError};
+use crate::translate::lease_id;
+
+/// Bytes that a Created takes beside its name: tags, lengths, `fd`.
+const CREATED_BYTES: usize = 8;
+/// Room for the rest of the reply: id, envelope, and a first lease with its path.
+const REPLY_BYTES: usize = 6 * 1024;
+
+/// A request that was checked: nothing in it can be refused by us any more, only by the kernel.
+struct Plan<'a> {
+    kind: AreaKind,
+    naming: Naming<'a>,
+    mode: u32,
+    place: Option<CString>,
+    want_handle: bool,
+    count: usize,
+    resend: bool,
+}
+
+/// One area that was made.
+struct Made {
+    key: AreaKey,
+    name: Vec<u8>,
+    handle: Option<OwnedFd>,
+}
+
+/// A reply and the descriptors that go with it.
+#[derive(Debug)]
+pub(crate) struct Creation {
+    pub(crate) response: v1::CreateResponse,
+    pub(crate) handles: Vec<OwnedFd>,
+    lease: LeaseId,
+    place: Option<CString>,
+}
+
+/// Knows what takes a creation away again, if the client never gets the reply.
+#[derive(Debug)]
+pub(crate) struct Undo {
+    lease: LeaseId,
+    place: Option<CString>,
+}
+
+impl Creation {
+    /// What is needed to undo it.
+    pub(crate) fn undo_later(&mut self) -> Undo {
+        Undo { lease: self.lease, place: self.place.take() }
+    }
+}
+
+impl Undo {
+    /// One Release for each area of the reply.
+    pub(crate) fn of(&self, response: &v1::ChannelResponse) -> Vec<v1::ReleaseRequest> {
+        let Some(v1::channel_response::Result::Create(created)) = &response.result else { return Vec::new() };
+        let release = |area: &v1::Created| {
+            let area = match &self.place {
+                Some(place) => [place.to_bytes(), b"/", &area.name].concat(),
+                None => area.name.clone(),
+            };
+            v1::ReleaseRequest { lease: self.lease.to_string(), area, wait: v1::Wait::Unspecified.into() }
+        };
+        created.areas.iter().map(release).collect()
+    }
+}
+
+impl Broker {
+    /// Makes areas for a client.
+    ///
+    /// # Errors
+    /// What was refused or failed, with the index in the batch; nothing of it is left.
+    pub(crate) fn create(
+        self: &Arc<Self>,
+        client: &mut Client,
+        request: &v1::CreateRequest,
+    ) -> Result<Creation, AtIndex> {
+        let first = |error| AtIndex { index: 0, error };
+        let exact = exact_name(request).map_err(first)?;
+        let plan = plan(request, exact.as_deref()).map_err(first)?;
+        let handles = if plan.want_handle { plan.count } else { 0 };
+        self.check_unread(client, handles).map_err(first)?;
+        let (lease, granted) = self.lease_for(client, &request.lease).map_err(first)?;
+        let reserved = self
+            .lock()
+            .table
+            .reserve_areas(lease, client.peer.caller, plan.count)
+            .map_err(|refusal| first(refusal.into()))?;
+        let made = self.make(client, lease, &plan, reserved).inspect_err(|_| {
+            self.lock().table.unreserve_areas(reserved.tenant, plan.count);
+        })?;
+        let made = self.enter(client, lease, &plan, made, reserved).map_err(first)?;
+        let mut creation = Creation {
+            response: v1::CreateResponse::default(),
+            handles: Vec::with_capacity(handles),
+            lease,
+            place: plan.place,
+        };
+        for one in made {
+            creation.response.areas.push(v1::Created { name: one.name, fd: one.handle.is_some() });
+            creation.handles.extend(one.handle);
+        }
+        creation.response.lease = granted;
+        Ok(creation)
+    }
+
+    fn check_unread(&self, client: &mut Client, handles: usize) -> Result<(), RequestError> {
+        let limit = self.config.limits.unread_descriptors;
+        let fits = client
+            .tenant_may_be_sent(handles, limit)
+            .map_err(|errno| FsError::new("look at the queue of", "handle.sock", errno))?;
+        if fits { Ok(()) } else { Err(RequestError::LimitUnread { limit }) }
+    }
+
+    /// The lease of a request; the connection's own one is granted at first use.
+    fn lease_for(
+        self: &Arc<Self>,
+        client: &mut Client,
+        text: &str,
+    ) -> Result<(LeaseId, Option<v1::GrantResponse>), RequestError> {
+        if !text.is_empty() {
+            return Ok((lease_id(text)?, None));
+        }
+        if let Some(own) = client.own_lease {
+            if self.lock().table.live(own, client.peer.caller).is_ok() {
+                return Ok((own, None));
+            }
+            client.let_go(own);
+        }
+        let asking = Asking::of(client, &[])?;
+        let granted = self.grant(asking, v1::GrantRequest::default(), Vec::new())?;
+        let own = lease_id(&granted.id)?;
+        client.own_lease = Some(own);
+        Ok((own, Some(granted)))
+    }
+
+    /// Makes all areas with the tenant's rights, or takes back what it made.
+    fn make(
+        &self,
+        client: &mut Client,
+        lease: LeaseId,
+        plan: &Plan<'_>,
+        reserved: ReservedAreas,
+    ) -> Result<Vec<Made>, AtIndex> {
+        let first = |error| AtIndex { index: 0, error };
+        let identity = Arc::clone(&client.peer.identity);
+        let held = client.directory(self, lease).map_err(|error| first(error.into()))?;
+        let _rights = identity
+            .assume(self.uid)
+            .map_err(|errno| first(FsError::new("take on the tenant's rights", "", errno).into()))?;
+        let place = match &plan.place {
+            None => None,
+            Some(path) => Some(open_directory_beneath(held, path).map_err(|errno| {
+                let shown = Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
+                first(FsError::new("open directory of lease", shown, errno).into())
+            })?),
+        };
+        let directory = place.as_ref().map_or(held, AsFd::as_fd);
+        let mut made: Vec<Made> = Vec::with_capacity(plan.count);
+        for index in 0..plan.count {
+            let number = reserved.first_number + u32::try_from(index).unwrap_or(u32::MAX);
+            match make_one(directory, plan, number, identity.uid) {
+                Ok(one) => made.push(one),
+                Err(error) => {
+                    take_back(directory, plan.kind, &made);
+                    return Err(AtIndex { index, error });
+                }
+            }
+        }
+        Ok(made)
+    }
+
+    /// Enters what was made into the table. If the lease has ended meanwhile, it is all taken back.
+    fn enter(
+        &self,
+        client: &mut Client,
+        lease: LeaseId,
+        plan: &Plan<'_>,
+        made: Vec<Made>,
+        reserved: ReservedAreas,
+    ) -> Result<Vec<Made>, RequestError> {
+        let entered = {
+            let mut state = self.lock();
+            let entered = made.iter().take_while(|one| state.table.add_area(lease, one.key.clone(), plan.kind)).count();
+            state.table.unreserve_areas(reserved.tenant, made.len() - entered);
+            entered
+        };
+        if entered == made.len() {
+            return Ok(made);
+        }
+        // The lease went into trash while this was made: the reaper takes the rest.
+        client.let_go(lease);
+        Err(scratch_lease::Refusal::LeaseUnknown.into())
+    }
+}
+
+/// An exact name, checked; `None` for a random one.
+fn exact_name(request: &v1::CreateRequest) -> Result<Option<CString>, RequestError> {
+    if request.name.is_empty() { Ok(None) } else { Ok(Some(check_name(&request.name)?)) }
+}
+
+fn plan<'a>(request: &'a v1::CreateRequest, exact: Option<&'a CStr>) -> Result<Plan<'a>, RequestError> {
+    let kind = match request.kind() {
+        v1::Kind::File => AreaKind::File,
+        v1::Kind::Directory => AreaKind::Directory,
+        v1::Kind::Anonymous => AreaKind::Anonymous,
+        v1::Kind::Memory => AreaKind::Memory,
+        v1::Kind::Unspecified => return Err(RequestError::Kind("no kind, or one of another version; set one")),
+    };
+    let count = request.count.max(1);
+    if count > BATCH_MAX {
+        return Err(RequestError::BatchSize(count));
+    }
+    let named = matches!(kind, AreaKind::File | AreaKind::Directory);
+    if exact.is_some() && (count > 1 || !named) {
+        return Err(RequestError::Kind("an exact name goes with one file or directory"));
+    }
+    if kind == AreaKind::Directory && request.want_handle {
+        return Err(RequestError::Unimplemented("a handle of a directory"));
+    }
+    if request.mode & !0o777 != 0 {
+        return Err(RequestError::Mode(request.mode));
+    }
+    let default_mode = if kind == AreaKind::Directory { 0o700 } else { 0o600 };
+    let naming = match exact {
+        Some(name) => Naming::Exact(name),
+        None => Naming::Random(pattern(request)?),
+    };
+    let name_bytes = match &naming {
+        Naming::Exact(name) => name.to_bytes().len(),
+        Naming::Random(pattern) => pattern.length(),
+    };
+    if count as usize * (name_bytes + CREATED_BYTES) + REPLY_BYTES > PACKET_BYTES_MAX {
+        return Err(RequestError::ReplyTooLarge);
+    }
+    Ok(Plan {
+        kind,
+        naming,
+        mode: if request.mode == 0 { default_mode } else { request.mode },
+        place: place(request)?,
+        want_handle: request.want_handle || !named,
+        count: count as usize,
+        resend: request.resend,
+    })
+}
+
+fn pattern(request: &v1::CreateRequest) -> Result<NamePattern<'_>, RequestError> {
+    let chars = if request.random_chars == 0 { 8 } else { request.random_chars };
+    if !(3..=64).contains(&chars) {
+        return Err(RequestError::RandomChars(request.random_chars));
+    }
+    let prefix = request.prefix.as_deref().unwrap_or(b"tmp");
+    Ok(NamePattern::new(prefix, &request.suffix, chars as usize)?)
+}
+
+fn place(request: &v1::CreateRequest) -> Result<Option<CString>, RequestError> {
+    use v1::r#where::Kind;
+    match request.r#where.as_ref().and_then(|place| place.kind.as_ref()) {
+        None => Ok(None),
+        Some(Kind::Foreign(_)) => Err(RequestError::Unimplemented("a directory that the client passes")),
+        Some(Kind::Directory(path)) => {
+            split_area_path(path)?;
+            Ok(Some(CString::new(path.as_slice()).map_err(|_| scratch_fs::NameError::Nul)?))
+        }
+    }
+}
+
+fn make_one(directory: BorrowedFd<'_>, plan: &Plan<'_>, number: u32, owner: u32) -> Result<Made, RequestError> {
+    let unnamed = |handle| Made { key: AreaKey::Number(number), name: format!("#{number}").into(), handle: Some(handle) };
+    match plan.kind {
+        AreaKind::Anonymous => Ok(unnamed(scratch_fs::create_anonymous(directory, plan.mode)?)),
+        AreaKind::Memory => Ok(unnamed(scratch_fs::create_memory(c"scratchd")?)),
+        AreaKind::File => match scratch_fs::create_file(directory, &plan.naming, plan.mode) {
+            Ok((handle, name)) => Ok(named(plan, name, Some(handle))),
+            Err(error) => again(directory, plan, FileType::RegularFile, owner, error),
+        },
+        AreaKind::Directory => match scratch_fs::create_directory(directory, &plan.naming, plan.mode) {
+            Ok(name) => Ok(named(plan, name, None)),
+            Err(error) => again(directory, plan, FileType::Directory, owner, error),
+        },
+    }
+}
+
+/// EEXIST of an exact name that was sent before: what stands there is given, if it is what was asked for.
+fn again(
+    directory: BorrowedFd<'_>,
+    plan: &Plan<'_>,
+    kind: FileType,
+    owner: u32,
+    error: FsError,
+) -> Result<Made, RequestError> {
+    match plan.naming {
+        Naming::Exact(name) if error.errno == Errno::EXIST && plan.resend && plan.place.is_none() => {
+            let opened = scratch_fs::reopen_own(directory, name, kind, owner).map_err(exists)?;
+            Ok(named(plan, name.to_owned(), (kind == FileType::RegularFile).then_some(opened)))
+        }
+        _ => Err(exists(error)),
+    }
+}
+
+fn exists(error: FsError) -> RequestError {
+    if error.errno == Errno::EXIST { RequestError::NameExists(error.path) } else { error.into() }
+}
+
+fn named(plan: &Plan<'_>, name: CString, handle: Option<OwnedFd>) -> Made {
+    let key = match &plan.place {
+        None => name.to_bytes().into(),
+        Some(place) => [place.to_bytes(), b"/", name.to_bytes()].concat().into_boxed_slice(),
+    };
+    Made { key: AreaKey::Name(key), name: name.into_bytes(), handle: handle.filter(|_| plan.want_handle) }
+}
+
+fn take_back(directory: BorrowedFd<'_>, kind: AreaKind, made: &[Made]) {
+    let flags = match kind {
+        AreaKind::File => AtFlags::empty(),
+        AreaKind::Directory => AtFlags::REMOVEDIR,
+        AreaKind::Anonymous | AreaKind::Memory => return,
+    };
+    for one in made {
+        // Best effort: the first error is told, and what stays goes with its lease.
+        let _ = rustix::fs::unlinkat(directory, one.name.as_slice(), flags);
+    }
+}

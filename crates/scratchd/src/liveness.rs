@@ -1,0 +1,65 @@
+//! The watcher's thread: turns what has ended, and time that has passed, into the table's decisions.
+//! Waits on: pidfds, passed sockets, the boot-time timer, being woken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use scratch_lease::BootTime;
+
+use crate::broker::Broker;
+use crate::clock;
+
+/// A timer that fires this late shows that the broker did not run; nobody could renew in that time.
+const LATE: Duration = Duration::from_secs(1);
+
+impl Broker {
+    /// The watcher thread's life.
+    pub(crate) fn watch_holders(self: &Arc<Self>) -> ! {
+        let mut suspended = clock::suspended();
+        loop {
+            let armed = self.watch.armed();
+            let ended = match self.watch.wait() {
+                Ok(ended) => ended,
+                Err(errno) => {
+                    tracing::error!(%errno, "waiting for holders failed, stopping");
+                    std::process::abort();
+                }
+            };
+            if !ended.holders.is_empty() {
+                let mut state = self.lock();
+                for (lease, holder) in ended.holders {
+                    state.table.holder_gone(lease, holder);
+                }
+            }
+            self.side.close(ended.descriptors);
+            if ended.timer {
+                self.deadline_passed(armed, &mut suspended);
+            }
+            self.settle();
+        }
+    }
+
+    /// Expiry is decided only after all that is readable was read: the channel threads read on, then wake this thread.
+    fn deadline_passed(self: &Arc<Self>, armed: Option<BootTime>, suspended: &mut Duration) {
+        let now = clock::now();
+        let slept = clock::suspended();
+        let late = armed.is_some_and(|time| now.duration_since(time) > LATE);
+        if late || slept > *suspended + LATE {
+            tracing::info!("the broker did not run for a while; every ttl holder gets its full time again");
+            self.lock().table.rearm(now);
+        }
+        *suspended = slept;
+        self.watch.disarm();
+        self.await_deadlines(now);
+        match self.channels.get() {
+            None => self.pass_deadlines(now),
+            Some(channels) => {
+                let broker = Arc::clone(self);
+                channels.read_on_then(move || {
+                    broker.pass_deadlines(now);
+                    broker.watch.wake();
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What /proc says of a process: when it started, whose it is, what its environment names.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use scratch_lease::{LeaseId, ProcessId};
+
+/// A process that is provably the one it was: its pidfd is held, so that number and start time can't be another's.
+#[derive(Debug)]
+pub(crate) struct HeldProcess {
+    pub(crate) id: ProcessId,
+    pub(crate) pidfd: OwnedFd,
+}
+
+impl HeldProcess {
+    /// Names the process of a pidfd.
+    ///
+    /// # Errors
+    /// BADF for a descriptor of another kind, SRCH when the process is gone.
+    pub(crate) fn of_pidfd(pidfd: OwnedFd) -> Result<Self, Errno> {
+        let pid = pid_of(&pidfd)?;
+        let start_time = start_time(pid)?;
+        // Alive after the reading: so what was read was this process's.
+        if is_alive(&pidfd)? { Ok(Self { id: ProcessId { pid, start_time }, pidfd }) } else { Err(Errno::SRCH) }
+    }
+
+    /// The process with this number now.
+    ///
+    /// # Errors
+    /// SRCH when there is none.
+    pub(crate) fn of_pid(pid: i32) -> Result<Self, Errno> {
+        let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+        Self::of_pidfd(pidfd_open(pid, PidfdFlags::empty())?)
+    }
+}
+
+/// The number of a pidfd's process. Reading fdinfo asks the kernel alone: no file system of a client's can stall it.
+fn pid_of(pidfd: &OwnedFd) -> Result<i32, Errno> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(path).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).ok_or(Errno::BADF)?;
+    match pid.trim().parse() {
+        Ok(pid) if pid > 0 => Ok(pid),
+        // -1: gone; 0: of another pid namespace, where it has no number for us.
+        _ => Err(Errno::SRCH),
+    }
+}
+
+fn is_alive(pidfd: &OwnedFd) -> Result<bool, Errno> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut ready = [PollFd::new(pidfd, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    Ok(poll(&mut ready, Some(&now))? == 0)
+}
+
+/// Clock ticks from boot to the process's start: field 22 of /proc/pid/stat, counted from behind the last `)`, since the
+/// name in the second one may hold anything.
+pub(crate) fn start_time(pid: i32) -> Result<u64, Errno> {
+    let stat = read(&format!("/proc/{pid}/stat"))?;
+    let behind = stat.iter().rposition(|byte| *byte == b')').ok_or(Errno::SRCH)?;
+    let fields = String::from_utf8_lossy(&stat[behind + 1..]).into_owned();
+    fields.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()).ok_or(Errno::SRCH)
+}
+
+/// The real, effective, saved and file-system user of a process.
+pub(crate) fn users(pid: i32) -> Result<[u32; 4], Errno> {
+    let status = read(&format!("/proc/{pid}/status"))?;
+    let status = String::from_utf8_lossy(&status);
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).ok_or(Errno::SRCH)?;
+    let mut users = line.split_ascii_whitespace().filter_map(|field| field.parse().ok());
+    let mut next = || users.next().ok_or(Errno::SRCH);
+    Ok([next()?, next()?, next()?, next()?])
+}
+
+/// The inode of a pidfd where pidfs gives it one of its own (Linux 6.9): unique for a process in one boot. Else 0.
+pub(crate) fn pidfd_inode(pidfd: BorrowedFd<'_>) -> u64 {
+    const PIDFS_MAGIC: i64 = 0x5049_4446;
+    match (rustix::fs::fstatfs(pidfd), rustix::fs::fstat(pidfd)) {
+        (Ok(kind), Ok(found)) if kind.f_type == PIDFS_MAGIC => found.st_ino,
+        _ => 0,
+    }
+}
+
+/// What a search looks for: the lease that a process may name, whose it is, and the lease that the process then holds.
+pub(crate) type Wanted = HashMap<LeaseId, (u32, LeaseId)>;
+
+/// The processes that name a lease as SCRATCHD_LEASE in their environment and run as its tenant. Root's leases are held by
+/// whatever user's processes name them: what root starts may change its user and keep its environment.
+///
+/// A pass over /proc can miss a process whose parent dies while it is made. So a pass that finds nothing for a lease counts
+/// only if no process was made during it; else it is made again, up to three times.
+pub(crate) fn search_environments(mut wanted: Wanted) -> Vec<(LeaseId, HeldProcess)> {
+    let mut found = Vec::new();
+    for _ in 0..3 {
+        let before = processes_made();
+        let unsure = pass(&wanted, &mut found);
+        wanted.retain(|_, (_, lease)| !found.iter().any(|(held, _)| held == lease));
+        if wanted.is_empty() || (!unsure && before.is_some() && before == processes_made()) {
+            break;
+        }
+    }
+    found
+}
+
+/// True: a process had no environment yet, it was just being made.
+fn pass(wanted: &Wanted, found: &mut Vec<(LeaseId, HeldProcess)>) -> bool {
+    let mut unsure = false;
+    let Ok(entries) = std::fs::read_dir("/proc") else { return true };
+    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+        // What can't be read has gone, or hides from us; the docs say that only a cgroup holds the latter.
+        let Ok(environment) = read(&format!("/proc/{pid}/environ")) else { continue };
+        if environment.is_empty() {
+            unsure |= std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+            continue;
+        }
+        let named = environment.split(|byte| *byte == 0).filter_map(|entry| entry.strip_prefix(b"SCRATCHD_LEASE="));
+        for lease in named.filter_map(|text| LeaseId::from_bytes(text).ok()) {
+            let Some((tenant, held)) = wanted.get(&lease) else { continue };
+            if *tenant == 0 || users(pid).is_ok_and(|users| users.contains(tenant)) {
+                found.extend(HeldProcess::of_pid(pid).ok().map(|process| (*held, process)));
+            }
+        }
+    }
+    unsure
+}
+
+/// How many processes this machine has made since boot.
+fn processes_made() -> Option<u64> {
+    let stat = read("/proc/stat").ok()?;
+    let text = String::from_utf8_lossy(&stat);
+    text.lines().find_map(|line| line.strip_prefix("processes "))?.trim().parse().ok()
+}
+
+fn read(path: &str) -> Result<Vec<u8>, Errno> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path);
+    file.and_then(|mut file| file.read_to_end(&mut bytes))
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_child_is_found_by_its_environment_and_told_from_others() {
+        let lease = LeaseId::from_bits([7; 10]);
+        let mut child = Command::new("sleep").arg("1000").env("SCRATCHD_LEASE", lease.as_str()).spawn().unwrap();
+        let mut other = Command::new("sleep").arg("1000").env("XSCRATCHD_LEASE", lease.as_str()).spawn().unwrap();
+        let tenant = rustix::process::geteuid().as_raw();
+        let root = LeaseId::from_bits([1; 10]);
+        let wanted = || Wanted::from([(lease, (tenant, root))]);
+        let found = search_environments(wanted());
+        let pids: Vec<_> = found.iter().map(|(held, process)| (*held, process.id.pid)).collect();
+        assert_eq!(pids, [(root, i32::try_from(child.id()).unwrap())]);
+        let found: Vec<_> = found.into_iter().map(|(_, process)| process).collect();
+        assert!(is_alive(&found[0].pidfd).unwrap());
+        for child in [&mut child, &mut other] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(!is_alive(&found[0].pidfd).unwrap());
+        assert!(search_environments(wanted()).is_empty());
+        assert_eq!(HeldProcess::of_pid(pids[0].1).unwrap_err(), Errno::SRCH);
+    }
+
+    #[test]
+    fn other_descriptors_are_no_pidfds() {
+        let file = OwnedFd::from(std::fs::File::open("/proc/self/stat").unwrap());
+        assert_eq!(HeldProcess::of_pidfd(file).unwrap_err(), Errno::BADF);
+    }
+}

@@ -1,0 +1,261 @@
+//! Every way in which a request is refused or fails, and the one exhaustive map to gRPC codes and reasons.
+//! docs/errors.md has each reason with its cause and remedy.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use scratch_fs::{FsError, NameError};
+use scratch_lease::Refusal;
+use scratch_proto::v1;
+use tonic_types::StatusExt as _;
+
+/// Why a request was not carried out. Nothing was changed by it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("{0:?} exists in the lease; propose another name, or set resend if this request was sent before")]
+    NameExists(PathBuf),
+    #[error("a batch has 1 to 200 areas, not {0}; send several")]
+    BatchSize(u32),
+    #[error("random_chars must be 3 to 64, not {0}")]
+    RandomChars(u32),
+    #[error("mode {0:04o} has bits besides the permissions; use at most 0777")]
+    Mode(u32),
+    #[error("{0}")]
+    Kind(&'static str),
+    #[error("{0}")]
+    Request(&'static str),
+    #[error("the request says {expected} descriptors ride along, {received} did; all were closed")]
+    DescriptorCount { expected: usize, received: usize },
+    #[error("a packet has at most 64 KiB and 253 descriptors; send several")]
+    PacketTooLarge,
+    #[error("the packet is no ChannelRequest; see proto/scratchd/v1/channel.proto")]
+    PacketGarbled,
+    #[error("the reply would pass 64 KiB; ask for fewer or shorter names")]
+    ReplyTooLarge,
+    #[error("{0}")]
+    Holder(&'static str),
+    #[error("the process is gone, or was before it could be held")]
+    ProcessGone,
+    #[error("pool {0:?} is not configured; leave it empty for the default")]
+    PoolUnknown(String),
+    #[error("{0} is not in this version")]
+    Unimplemented(&'static str),
+    #[error("{0} is for root and the admin group")]
+    NotPermitted(&'static str),
+    #[error("{limit} descriptors were sent to this tenant and not received; receive them first")]
+    LimitUnread { limit: usize },
+    #[error("this tenant has {limit} connections; close some")]
+    LimitConnections { limit: usize },
+    #[error("the broker is stopping; connect again")]
+    Stopping,
+    #[error(transparent)]
+    FileSystem(#[from] FsError),
+}
+
+/// One area of a batch, and why it failed.
+#[derive(Debug)]
+pub(crate) struct AtIndex {
+    pub(crate) index: usize,
+    pub(crate) error: RequestError,
+}
+
+impl RequestError {
+    /// The gRPC code and the reason: the only place where they are chosen.
+    pub(crate) fn code_and_reason(&self) -> (tonic::Code, &'static str) {
+        use tonic::Code;
+        match self {
+            Self::Refused(refusal) => refusal_code_and_reason(refusal),
+            Self::Name(_) => (Code::InvalidArgument, "NAME_INVALID"),
+            Self::NameExists(_) => (Code::AlreadyExists, "NAME_EXISTS"),
+            Self::BatchSize(_) => (Code::InvalidArgument, "BATCH_SIZE"),
+            Self::RandomChars(_) => (Code::InvalidArgument, "RANDOM_CHARS"),
+            Self::Mode(_) => (Code::InvalidArgument, "MODE_INVALID"),
+            Self::Kind(_) => (Code::InvalidArgument, "KIND_INVALID"),
+            Self::Request(_) => (Code::InvalidArgument, "REQUEST_INVALID"),
+            Self::DescriptorCount { .. } => (Code::InvalidArgument, "DESCRIPTOR_COUNT"),
+            Self::PacketTooLarge => (Code::InvalidArgument, "PACKET_TOO_LARGE"),
+            Self::PacketGarbled => (Code::InvalidArgument, "PACKET_GARBLED"),
+            Self::ReplyTooLarge => (Code::InvalidArgument, "REPLY_TOO_LARGE"),
+            Self::Holder(_) => (Code::InvalidArgument, "HOLDER_INVALID"),
+            Self::ProcessGone => (Code::FailedPrecondition, "PROCESS_GONE"),
+            Self::PoolUnknown(_) => (Code::NotFound, "POOL_UNKNOWN"),
+            Self::Unimplemented(_) => (Code::Unimplemented, "UNIMPLEMENTED"),
+            Self::NotPermitted(_) => (Code::PermissionDenied, "NOT_PERMITTED"),
+            Self::LimitUnread { .. } => (Code::ResourceExhausted, "LIMIT_UNREAD"),
+            Self::LimitConnections { .. } => (Code::ResourceExhausted, "LIMIT_CONNECTIONS"),
+            Self::Stopping => (Code::Unavailable, "STOPPING"),
+            Self::FileSystem(error) => errno_code_and_reason(error.errno),
+        }
+    }
+
+    /// What a program may want to know besides the reason.
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::FileSystem(error) => {
+                vec![("errno", errno_name(error.errno)), ("path", percent(error.path.as_os_str()))]
+            }
+            Self::NameExists(path) => vec![("errno", "EEXIST".to_owned()), ("path", percent(path.as_os_str()))],
+            Self::Refused(refusal) => refusal_limit(refusal).map(|limit| ("limit", limit)).into_iter().collect(),
+            Self::LimitUnread { limit } | Self::LimitConnections { limit } => vec![("limit", limit.to_string())],
+            Self::BatchSize(_) => vec![("limit", scratch_proto::BATCH_MAX.to_string())],
+            _ => Vec::new(),
+        }
+    }
+
+    /// As the handle channel carries it.
+    pub(crate) fn to_channel(&self, index: Option<usize>) -> v1::Error {
+        let (code, reason) = self.code_and_reason();
+        let metadata = self.metadata().into_iter().map(|(key, value)| (key.to_owned(), value));
+        v1::Error {
+            code: u32::try_from(i32::from(code)).unwrap_or(2),
+            reason: reason.to_owned(),
+            message: self.to_string(),
+            metadata: metadata.chain(index.map(|index| ("index".to_owned(), index.to_string()))).collect(),
+        }
+    }
+
+    /// As gRPC carries it.
+    pub(crate) fn to_status(&self) -> tonic::Status {
+        let (code, reason) = self.code_and_reason();
+        let metadata: HashMap<_, _> = self.metadata().into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let details = tonic_types::ErrorDetails::with_error_info(reason, "scratchd", metadata);
+        tonic::Status::with_error_details(code, self.to_string(), details)
+    }
+}
+
+fn refusal_code_and_reason(refusal: &Refusal) -> (tonic::Code, &'static str) {
+    use tonic::Code;
+    match refusal {
+        Refusal::LeaseUnknown => (Code::NotFound, "LEASE_UNKNOWN"),
+        Refusal::LeaseEnding => (Code::FailedPrecondition, "LEASE_ENDING"),
+        Refusal::HolderUnknown => (Code::NotFound, "HOLDER_UNKNOWN"),
+        Refusal::HolderKind(_) | Refusal::NoHolder => (Code::InvalidArgument, "HOLDER_INVALID"),
+        Refusal::LimitLeases { .. } => (Code::ResourceExhausted, "LIMIT_LEASES"),
+        Refusal::LimitAreas { .. } => (Code::ResourceExhausted, "LIMIT_AREAS"),
+        Refusal::LimitHolders { .. } => (Code::ResourceExhausted, "LIMIT_HOLDERS"),
+        Refusal::LimitLabels { .. } | Refusal::LabelTooLong { .. } => (Code::InvalidArgument, "LIMIT_LABELS"),
+        Refusal::TtlTooLong { .. } | Refusal::TtlTooShort { .. } => (Code::InvalidArgument, "TTL_INVALID"),
+        Refusal::NoTtl => (Code::FailedPrecondition, "NO_TTL"),
+        Refusal::Depth { .. } => (Code::ResourceExhausted, "LIMIT_DEPTH"),
+        Refusal::NonceBusy => (Code::Unavailable, "NONCE_BUSY"),
+    }
+}
+
+fn refusal_limit(refusal: &Refusal) -> Option<String> {
+    match refusal {
+        Refusal::LimitLeases { limit }
+        | Refusal::LimitAreas { limit }
+        | Refusal::LimitHolders { limit }
+        | Refusal::LimitLabels { limit }
+        | Refusal::LabelTooLong { limit }
+        | Refusal::Depth { limit } => Some(limit.to_string()),
+        Refusal::TtlTooLong { limit } | Refusal::TtlTooShort { limit } => {
+            Some(humantime::format_duration(*limit).to_string())
+        }
+        Refusal::LeaseUnknown
+        | Refusal::LeaseEnding
+        | Refusal::HolderUnknown
+        | Refusal::HolderKind(_)
+        | Refusal::NoTtl
+        | Refusal::NonceBusy
+        | Refusal::NoHolder => None,
+    }
+}
+
+/// The kernel's word, in the contract's. Errnos are the kernel's to add to, so that this one map has a rest.
+fn errno_code_and_reason(errno: Errno) -> (tonic::Code, &'static str) {
+    use tonic::Code;
+    match errno {
+        Errno::NOSPC | Errno::DQUOT => (Code::ResourceExhausted, "NO_SPACE"),
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM => (Code::ResourceExhausted, "BROKER_EXHAUSTED"),
+        Errno::ACCESS | Errno::PERM => (Code::PermissionDenied, "PERMISSION"),
+        Errno::NOENT | Errno::NOTDIR => (Code::NotFound, "PATH_UNKNOWN"),
+        Errno::LOOP | Errno::XDEV => (Code::InvalidArgument, "PATH_LEAVES"),
+        Errno::EXIST => (Code::AlreadyExists, "NAME_EXISTS"),
+        Errno::ROFS => (Code::FailedPrecondition, "READ_ONLY"),
+        Errno::BUSY => (Code::FailedPrecondition, "BUSY"),
+        _ => (Code::Internal, "FILE_SYSTEM"),
+    }
+}
+
+/// An errno by its name, as in ENOSPC; a number where it has none that we know.
+pub(crate) fn errno_name(errno: Errno) -> String {
+    let known = NAMES.iter().find(|(known, _)| *known == errno);
+    known.map_or_else(|| format!("errno {}", errno.raw_os_error()), |(_, name)| (*name).to_owned())
+}
+
+const NAMES: &[(Errno, &str)] = &[
+    (Errno::ACCESS, "EACCES"),
+    (Errno::AGAIN, "EAGAIN"),
+    (Errno::BADF, "EBADF"),
+    (Errno::BUSY, "EBUSY"),
+    (Errno::DQUOT, "EDQUOT"),
+    (Errno::EXIST, "EEXIST"),
+    (Errno::FBIG, "EFBIG"),
+    (Errno::INTR, "EINTR"),
+    (Errno::INVAL, "EINVAL"),
+    (Errno::IO, "EIO"),
+    (Errno::ISDIR, "EISDIR"),
+    (Errno::LOOP, "ELOOP"),
+    (Errno::MFILE, "EMFILE"),
+    (Errno::MLINK, "EMLINK"),
+    (Errno::NAMETOOLONG, "ENAMETOOLONG"),
+    (Errno::NFILE, "ENFILE"),
+    (Errno::NODEV, "ENODEV"),
+    (Errno::NOENT, "ENOENT"),
+    (Errno::NOMEM, "ENOMEM"),
+    (Errno::NOSPC, "ENOSPC"),
+    (Errno::NOSYS, "ENOSYS"),
+    (Errno::NOTDIR, "ENOTDIR"),
+    (Errno::NOTEMPTY, "ENOTEMPTY"),
+    (Errno::NXIO, "ENXIO"),
+    (Errno::OPNOTSUPP, "EOPNOTSUPP"),
+    (Errno::PERM, "EPERM"),
+    (Errno::ROFS, "EROFS"),
+    (Errno::SRCH, "ESRCH"),
+    (Errno::STALE, "ESTALE"),
+    (Errno::TXTBSY, "ETXTBSY"),
+    (Errno::XDEV, "EXDEV"),
+];
+
+/// A path for gRPC metadata, which is ASCII: everything but the plain characters of paths as %XX.
+fn percent(path: &std::ffi::OsStr) -> String {
+    use std::fmt::Write as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    path.as_bytes().iter().fold(String::new(), |mut text, byte| {
+        if byte.is_ascii_alphanumeric() || b"/._-~".contains(byte) {
+            text.push(char::from(*byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}"); // writing to a String can't fail
+        }
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_carry_errno_path_and_index() {
+        let error = RequestError::FileSystem(FsError::new("create file", "/a b", Errno::NOSPC));
+        let sent = error.to_channel(Some(3));
+        assert_eq!((sent.code, sent.reason.as_str()), (8, "NO_SPACE"));
+        assert_eq!(sent.metadata["errno"], "ENOSPC");
+        assert_eq!(sent.metadata["path"], "/a%20b");
+        assert_eq!(sent.metadata["index"], "3");
+        let status = error.to_status();
+        assert_eq!(status.get_details_error_info().unwrap().reason, "NO_SPACE");
+    }
+
+    #[test]
+    fn unknown_errnos_are_numbers() {
+        assert_eq!(errno_name(Errno::BUSY), "EBUSY");
+        assert_eq!(errno_name(Errno::from_raw_os_error(517)), "errno 517");
+    }
+}

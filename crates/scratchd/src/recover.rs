@@ -1,0 +1,207 @@
+//! What a start finds: leases of processes that provably live are taken over, all else goes out of sight before anything is
+//! served, and what is unknown is kept and told.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use scratch_fs::{Boot, FoundRecord, FsError, Record, RecordHolderKind, Torn};
+use scratch_lease::{BootTime, Grant, HolderKind, LeaseId, NewHolder, ProcessId, TenantId};
+
+use crate::broker::{Broker, SEARCH_KEY};
+use crate::clock;
+use crate::debt::{Debt, Subject};
+use crate::peer::Identity;
+use crate::process::HeldProcess;
+
+/// What was done with what was found.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) adopted: usize,
+    pub(crate) ended: usize,
+    pub(crate) trash: usize,
+}
+
+/// What is known of a process of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Alive,
+    Gone,
+    /// It could not be looked at: its leases live on, unwatched, until they are revoked or the next start knows more.
+    Unknown,
+}
+
+/// Processes that were looked for once: many leases have the same.
+type Processes = HashMap<ProcessId, Known>;
+
+impl Broker {
+    /// Goes through the pool before it is served.
+    ///
+    /// # Errors
+    /// When records, directories or trash can't be read: then nothing is known, and nothing was ended.
+    pub(crate) fn recover(self: &Arc<Self>, boot: &Boot, last: Option<&Boot>) -> Result<Recovered, FsError> {
+        let same_boot = last.is_none_or(|last| last.id == boot.id);
+        let records = self.pool.records()?;
+        let directories: HashSet<_> = self.pool.lease_directories()?.into_iter().collect();
+        let mut recovered = Recovered::default();
+        for tree in self.pool.trash().entries()? {
+            self.reaper.push(tree, None);
+            recovered.trash += 1;
+        }
+        if let Err(error) = self.pool.empty_new() {
+            tracing::warn!(%error, "what a crash left in new/ stays until the next start, ignoring");
+        }
+        let everything_goes = !same_boot || self.config.restart.grace.is_zero();
+        let recorded: HashSet<_> = records.iter().map(|(lease, _)| *lease).collect();
+        let mut processes = Processes::new();
+        for (lease, record) in in_order_of_age(records) {
+            let is_there = directories.contains(&lease);
+            match record {
+                Ok(record) if is_there && !everything_goes => {
+                    self.adopt(lease, &record, &mut processes);
+                    recovered.adopted += 1;
+                }
+                Ok(record) => {
+                    self.put_away(lease, record.uid);
+                    recovered.ended += usize::from(is_there);
+                }
+                Err(Torn) if !same_boot => self.put_away(lease, self.uid),
+                Err(Torn) => self.keep_unknown(lease, "torn record"),
+            }
+        }
+        for lease in directories.difference(&recorded) {
+            // Before a power cut the record may have been lost: then everything is dead. In the same boot it can't be.
+            if same_boot { self.keep_unknown(*lease, "no record") } else { self.put_away(*lease, self.uid) }
+        }
+        self.pool.set_boot(boot)?;
+        self.end_the_dead();
+        Ok(recovered)
+    }
+
+    /// Leases without a living holder go out of sight, after the search for their processes.
+    fn end_the_dead(self: &Arc<Self>) {
+        self.settle();
+        let (done, wait) = std::sync::mpsc::channel();
+        // Behind the search, which was queued for the same thread.
+        self.side.run(SEARCH_KEY, move || drop(done));
+        // Nothing is ever sent: it ends when the job has run.
+        let _: Result<(), _> = wait.recv();
+    }
+
+    fn adopt(self: &Arc<Self>, lease: LeaseId, record: &Record, processes: &mut Processes) {
+        if self.pool.directory_identity(lease) != Ok((record.device, record.inode)) {
+            self.keep_unknown(lease, "not the directory of its record");
+            return;
+        }
+        let now = clock::now();
+        let until = now + self.config.restart.grace;
+        let mut found = HashMap::new();
+        let mut holders = Vec::new();
+        for holder in record.holders.iter().filter_map(|holder| holder.kind.as_ref()) {
+            match holder {
+                RecordHolderKind::Process(process) => {
+                    let id = ProcessId { pid: process.pid, start_time: process.start_time };
+                    let known = *processes.entry(id).or_insert_with(|| find(id, &mut found));
+                    if known != Known::Gone {
+                        holders.push(NewHolder::Process(id));
+                    }
+                }
+                RecordHolderKind::Ttl(granted) => holders.push(NewHolder::Ttl(Duration::from_nanos(*granted))),
+                RecordHolderKind::Connection(_) => holders.push(NewHolder::LostConnection { until }),
+                // Gone with the broker that held it; the search of environments stands in for it.
+                RecordHolderKind::Descriptor(_) => {}
+            }
+        }
+        let identity = Identity { uid: record.uid, gid: record.gid, groups: record.groups.clone() };
+        let holders = {
+            let mut state = self.lock();
+            state.identities.insert(lease, Arc::new(identity));
+            state.table.adopt(grant_of(lease, record, holders, now), BootTime(record.created), now);
+            state.table.lease(lease).map(|lease| lease.holders().to_vec()).unwrap_or_default()
+        };
+        for holder in holders {
+            if let HolderKind::Process(process) = holder.kind
+                && !self.watch.also(process, (lease, holder.id))
+                && let Some(held) = found.remove(&process)
+            {
+                self.watch_process(lease, holder.id, held);
+            }
+        }
+    }
+
+    /// Out of sight; what can't be moved is owed.
+    fn put_away(&self, lease: LeaseId, tenant: u32) {
+        if let Err(error) = self.pool.end_lease(lease, tenant).map(|tree| {
+            if let Some(tree) = tree {
+                self.reaper.push(tree, None);
+            }
+        }) {
+            tracing::warn!(%lease, %error, "a dead lease can't be put away yet");
+            self.reaper.owe(debt(Subject::Lease(lease), lease, tenant, self, Some(error.errno), "other"));
+        }
+    }
+
+    fn keep_unknown(&self, lease: LeaseId, why: &str) {
+        tracing::warn!(%lease, "{why}: whether it is dead is unknown, so it is kept; see `scratch debt`");
+        self.reaper.owe(debt(Subject::Record(lease), lease, self.uid, self, None, why));
+    }
+}
+
+/// Parents come before their children, who name them.
+fn in_order_of_age(mut records: Vec<FoundRecord>) -> Vec<FoundRecord> {
+    records.sort_by_key(|(_, record)| record.as_ref().map_or(0, |record| record.created));
+    records
+}
+
+/// The very process of a record: same number, same start.
+fn find(wanted: ProcessId, found: &mut HashMap<ProcessId, HeldProcess>) -> Known {
+    match HeldProcess::of_pid(wanted.pid) {
+        Ok(held) if held.id == wanted => {
+            found.insert(wanted, held);
+            Known::Alive
+        }
+        Ok(_) | Err(Errno::SRCH | Errno::NOENT) => Known::Gone,
+        Err(errno) => {
+            tracing::warn!(pid = wanted.pid, %errno, "a process can't be looked at; its leases are kept");
+            Known::Unknown
+        }
+    }
+}
+
+fn grant_of(id: LeaseId, record: &Record, holders: Vec<NewHolder>, now: BootTime) -> Grant {
+    let left = BootTime(record.lifetime_end).duration_since(now);
+    Grant {
+        id,
+        tenant: TenantId(record.uid),
+        pool: 0,
+        nonce: <[u8; 16]>::try_from(record.nonce.as_slice()).ok(),
+        parent: record.parent.parse().ok(),
+        holders,
+        lifetime_max: (record.lifetime_end != 0).then_some(left),
+        labels: record.labels.clone(),
+        search_environment: record.search_environment,
+    }
+}
+
+fn debt(
+    subject: Subject,
+    lease: LeaseId,
+    tenant: u32,
+    broker: &Broker,
+    errno: Option<Errno>,
+    blocker: &str,
+) -> Debt {
+    Debt {
+        subject,
+        lease: Some(lease),
+        tenant,
+        path: broker.pool.lease_path(lease),
+        errno,
+        blocker: blocker.to_owned(),
+        tries: 0,
+        next_try: None,
+        bytes: 0,
+    }
+}
+

@@ -1,0 +1,162 @@
+//! Takes areas and leases away: files by unlink, directories by one rename into trash; the reaper does the rest.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+use scratch_fs::{FsError, TrashName, open_directory_beneath, split_area_path};
+use scratch_lease::{AreaKey, BootTime, Caller, Due, LeaseId, Refusal};
+use scratch_proto::v1;
+
+use crate::broker::Broker;
+use crate::client::Client;
+use crate::clock;
+use crate::reaper::WhenFreed;
+use crate::reason::RequestError;
+use crate::translate::lease_id;
+
+/// What a release left to be waited for.
+#[derive(Debug)]
+pub(crate) enum Released {
+    /// There was nothing.
+    Nothing,
+    /// A file, or the charge of an anonymous area: gone at once.
+    Gone,
+    /// A tree, out of sight and on its way.
+    Trashed(TrashName),
+}
+
+impl Broker {
+    /// Releases an area, or a name in the lease's directory that the client made by itself.
+    ///
+    /// # Errors
+    /// LEASE_UNKNOWN, NAME_INVALID, or the file system's word.
+    pub(crate) fn release(
+        &self,
+        client: &mut Client,
+        request: &v1::ReleaseRequest,
+    ) -> Result<Released, RequestError> {
+        let lease = match client.own_lease {
+            Some(own) if request.lease.is_empty() => own,
+            None if request.lease.is_empty() => return Err(Refusal::LeaseUnknown.into()),
+            _ => lease_id(&request.lease)?,
+        };
+        if let Some(number) = request.area.strip_prefix(b"#") {
+            self.lock().table.live(lease, client.peer.caller)?;
+            let number = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
+            let key = AreaKey::Number(number.ok_or(RequestError::Kind("an area without a name is # and a number"))?);
+            let known = self.lock().table.remove_area(lease, &key).is_some();
+            return Ok(if known { Released::Gone } else { Released::Nothing });
+        }
+        let (parent, name) = split_area_path(&request.area)?;
+        self.lock().table.live(lease, client.peer.caller)?;
+        let released = self.take_away(client, lease, parent.as_deref(), &name)?;
+        let mut state = self.lock();
+        state.table.remove_area(lease, &AreaKey::Name(request.area.as_slice().into()));
+        if let Released::Trashed(_) = released {
+            state.table.remove_areas_below(lease, &request.area);
+        }
+        Ok(released)
+    }
+
+    fn take_away(
+        &self,
+        client: &mut Client,
+        lease: LeaseId,
+        parent: Option<&CStr>,
+        name: &CStr,
+    ) -> Result<Released, RequestError> {
+        let identity = Arc::clone(&client.peer.identity);
+        let held = client.directory(self, lease)?;
+        let rights = identity
+            .assume(self.uid)
+            .map_err(|errno| FsError::new("take on the tenant's rights", "", errno))?;
+        let opened = match parent {
+            None => None,
+            Some(parent) => match open_directory_beneath(held, parent) {
+                Ok(opened) => Some(opened),
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Released::Nothing),
+                Err(errno) => return Err(FsError::new("open directory of lease", shown(parent), errno).into()),
+            },
+        };
+        let directory = opened.as_ref().map_or(held, AsFd::as_fd);
+        match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+            Ok(()) => return Ok(Released::Gone),
+            Err(Errno::NOENT) => return Ok(Released::Nothing),
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(errno) => return Err(FsError::new("release", shown(name), errno).into()),
+        }
+        // The rename into trash is the broker's own: trash is closed to the tenant.
+        drop(rights);
+        self.trash(directory, name, identity.uid, lease)
+    }
+
+    fn trash(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: &CStr,
+        tenant: u32,
+        lease: LeaseId,
+    ) -> Result<Released, RequestError> {
+        match self.pool.trash().take(directory, name, tenant, lease) {
+            Ok(tree) => Ok(Released::Trashed(tree)),
+            Err(error) if error.errno == Errno::NOENT => Ok(Released::Nothing),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends a lease now. `when_freed` is called when every name under it is unlinked, or with what became debt.
+    ///
+    /// # Errors
+    /// LEASE_UNKNOWN.
+    pub(crate) fn revoke(
+        self: &Arc<Self>,
+        caller: Caller,
+        lease: LeaseId,
+        when_freed: Option<WhenFreed>,
+    ) -> Result<(), RequestError> {
+        let due = {
+            let mut state = self.lock();
+            state.table.revoke(lease, caller)?;
+            // Nothing else that is due by time may end here: only what was read up to now counts for that.
+            state.table.due(BootTime(self.decided_until()))
+        };
+        let mut when_freed = when_freed;
+        for one in due {
+            match one {
+                Due::End { id, reason } if id == lease => self.end(id, reason, when_freed.take()),
+                Due::End { id, reason } => self.end(id, reason, None),
+                Due::Search(id) => self.search(id),
+            }
+        }
+        if let Some(when_freed) = when_freed {
+            // It was ending already: what another thread is doing is done again here, which changes nothing.
+            self.end_again(lease, when_freed);
+        }
+        self.settle();
+        Ok(())
+    }
+
+    fn end_again(&self, lease: LeaseId, when_freed: WhenFreed) {
+        match self.end_on_disk(lease) {
+            Ok(()) => when_freed(Vec::new()),
+            Err(debt) => when_freed(vec![debt.subject.id()]),
+        }
+    }
+
+    /// Renews the ttl holders of a lease.
+    ///
+    /// # Errors
+    /// LEASE_UNKNOWN, NO_TTL.
+    pub(crate) fn keep_alive(&self, caller: Caller, lease: LeaseId) -> Result<std::time::Duration, RequestError> {
+        Ok(self.lock().table.renew(lease, caller, clock::now())?)
+    }
+}
+
+fn shown(name: &CStr) -> &Path {
+    Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()))
+}

@@ -1,0 +1,273 @@
+//! From the command line to serving, and to the end: the order of a start on one screen.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use scratch_fs::{Boot, FsError, Pool, RootRefusal};
+
+use crate::broker::{Broker, Parts};
+use crate::channel::Channels;
+use crate::config::{Config, ConfigError};
+use crate::options::DaemonOptions;
+use crate::{grpc, log, ready, sockets};
+
+/// Threads that free ended trees.
+const REAPERS: usize = 2;
+
+/// Why the daemon does not run. Each has an exit code of sysexits(3).
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The pool.
+    #[error("pool {0}")]
+    Root(#[from] RootRefusal),
+    /// Sockets, boot id, records.
+    #[error("{0}; see to it and start again")]
+    FileSystem(#[from] FsError),
+    /// Threads, the runtime, gRPC.
+    #[error("the system refuses what a broker needs: {0}")]
+    System(#[from] std::io::Error),
+    /// The admin group does not exist.
+    #[error("admin.group {0:?} does not exist; create it (groupadd --system {0}) or take the key out")]
+    Group(String),
+    /// It needs root's rights or none.
+    #[error("the broker has root's rights without being root (uid {0}, with capabilities); start it as root, or without them")]
+    Rights(u32),
+}
+
+impl StartError {
+    /// 78 configuration, 69 a broker is there, 73 something can't be made, 71 the system.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Root(RootRefusal::Locked { .. }) => 69,
+            Self::Config(_) | Self::Root(_) | Self::Group(_) => 78,
+            Self::FileSystem(_) => 73,
+            Self::Rights(_) => 77,
+            Self::System(_) => 71,
+        }
+    }
+}
+
+/// Runs a broker until it is told to stop, or idle for long enough.
+///
+/// # Errors
+/// [`StartError`], before anything is served. It is told to whoever waits for readiness.
+pub fn run(options: &DaemonOptions) -> Result<(), StartError> {
+    scratch_fs::clear_umask();
+    log::start(options.log_format);
+    let ready = ready::Ready::from_environment();
+    match start(options) {
+        Ok(started) => started.serve(options, ready),
+        Err(error) => {
+            ready.failed(&error);
+            Err(error)
+        }
+    }
+}
+
+/// A broker that has recovered its pool and has its sockets, before the first request.
+struct Started {
+    broker: Arc<Broker>,
+    runtime: OwnedFd,
+    grpc: OwnedFd,
+    handle: OwnedFd,
+}
+
+fn start(options: &DaemonOptions) -> Result<Started, StartError> {
+    let session = options.session || !rustix::process::geteuid().is_root();
+    check_rights()?;
+    raise_descriptor_limit();
+    let runtime_path = std::path::absolute(sockets::runtime_directory(options.runtime_dir.clone()))?;
+    let runtime = sockets::open_runtime(&runtime_path, if session { 0o700 } else { 0o755 })?;
+    let config = configuration(options, session)?;
+    let admin_group = admin_group(&config)?;
+    let pool = Pool::open(&config.pool[0].root, &homes(), &runtime_path)?;
+    let last = pool.boot()?;
+    let boot = Boot { id: boot_id()?, generation: last.as_ref().map_or(0, |last| last.generation) + 1 };
+    let generation = boot.generation;
+    let parts = Parts { config, pool, runtime: runtime_path.clone(), session, admin_group, generation };
+    let broker = Arc::new(Broker::new(parts)?);
+    let recovered = broker.recover(&boot, last.as_ref())?;
+    tracing::info!(
+        pool = %broker.pool.path().display(), generation,
+        adopted = recovered.adopted, ended = recovered.ended, trash = recovered.trash, "pool opened"
+    );
+    let sockets = sockets::make(&runtime, &runtime_path, if session { 0o600 } else { 0o666 })?;
+    Ok(Started { broker, runtime, grpc: sockets.grpc, handle: sockets.handle })
+}
+
+impl Started {
+    fn serve(self, options: &DaemonOptions, ready: ready::Ready) -> Result<(), StartError> {
+        let Self { broker, runtime, grpc, handle } = self;
+        start_threads(&broker)?;
+        let channels = Channels::start(&broker, handle)?;
+        broker.channels.set(channels).expect("this is the only start");
+        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        tokio.block_on(async {
+            let mut stop = Stop::listen()?;
+            let server = grpc::serve(Arc::clone(&broker), grpc, stop.grpc())?;
+            let server = tokio::spawn(server);
+            ready.tell(&broker);
+            tokio::select! {
+                () = stop.signalled() => tracing::info!("stopping; leases stay for the next broker"),
+                () = idle(&broker, options.idle_exit) => tracing::info!("idle, stopping"),
+            }
+            ready::stopping();
+            broker.stopping.store(true, Ordering::Relaxed);
+            sockets::remove(&runtime);
+            stop.stop_grpc();
+            let channels = Arc::clone(&broker);
+            // The threads wait for what they owe, 5 s at most.
+            let threads = tokio::task::spawn_blocking(move || channels.channels.get().map(Channels::stop));
+            let _ = tokio::time::timeout(Duration::from_secs(6), async { tokio::join!(threads, server) }).await;
+            Ok::<_, std::io::Error>(())
+        })?;
+        // Reaper and watcher end with the process: what they leave half done is what a start finds.
+        tokio.shutdown_background();
+        Ok(())
+    }
+}
+
+/// SIGTERM and SIGINT; SIGHUP does not stop a daemon.
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    _hangup: tokio::signal::unix::Signal,
+    grpc: tokio::sync::watch::Sender<bool>,
+}
+
+impl Stop {
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            _hangup: signal(SignalKind::hangup())?,
+            grpc: tokio::sync::watch::channel(false).0,
+        })
+    }
+
+    fn grpc(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut stop = self.grpc.subscribe();
+        async move {
+            // An error: the sender is gone, which means the same.
+            let _ = stop.wait_for(|stop| *stop).await;
+        }
+    }
+
+    fn stop_grpc(&self) {
+        self.grpc.send_replace(true);
+    }
+
+    async fn signalled(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Returns when nothing has needed the broker for `time`; never without one.
+async fn idle(broker: &Arc<Broker>, time: Option<Duration>) {
+    let Some(time) = time else { return std::future::pending().await };
+    loop {
+        let before = broker.activity();
+        tokio::time::sleep(time).await;
+        if broker.activity() == before + 1 && broker.is_idle() {
+            return;
+        }
+    }
+}
+
+fn start_threads(broker: &Arc<Broker>) -> std::io::Result<()> {
+    let watcher = Arc::clone(broker);
+    std::thread::Builder::new().name("watch".to_owned()).spawn(move || watcher.watch_holders())?;
+    for number in 0..REAPERS {
+        let reaper = Arc::clone(broker);
+        std::thread::Builder::new().name(format!("reap-{number}")).spawn(move || reaper.reap())?;
+    }
+    Ok(())
+}
+
+/// A broker that is not root must not be able to override file permissions: changing its file-system user would not take
+/// that away (tried: with `User=` and ambient capabilities setfsuid drops nothing).
+fn check_rights() -> Result<(), StartError> {
+    use rustix::thread::CapabilitySet;
+    let uid = rustix::process::geteuid();
+    if uid.is_root() {
+        // As root without CAP_SETGID there is one tenant only, root itself; nothing is to be dropped then.
+        let _ = scratch_sys::drop_groups();
+        return Ok(());
+    }
+    let effective = rustix::thread::capabilities(None).map_err(std::io::Error::from)?.effective;
+    if effective.contains(CapabilitySet::DAC_OVERRIDE) { Err(StartError::Rights(uid.as_raw())) } else { Ok(()) }
+}
+
+/// Pidfds, connections and handles under way: as many as the administrator allows.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(errno) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%errno, "the limit on descriptors can't be raised, ignoring");
+    }
+}
+
+fn configuration(options: &DaemonOptions, session: bool) -> Result<Config, StartError> {
+    if let Some(file) = &options.config {
+        return Ok(Config::read(file)?);
+    }
+    let root = match &options.pool {
+        Some(root) => std::path::absolute(root)?,
+        None if session => session_pool()?,
+        None => PathBuf::from("/var/lib/scratchd/default"),
+    };
+    // Named on the command line, or our own: its last component may be made.
+    match rustix::fs::mkdir(&root, rustix::fs::Mode::from_raw_mode(if session { 0o700 } else { 0o711 })) {
+        Ok(()) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOENT) => {}
+        Err(errno) => return Err(FsError::new("make pool", &root, errno).into()),
+    }
+    Ok(Config::of_pool(root))
+}
+
+/// `scratchd-pool-<uid>` in the first temporary directory that can be used.
+fn session_pool() -> Result<PathBuf, FsError> {
+    let candidates = scratch_fs::temporary_directory_candidates(|name| std::env::var_os(name));
+    let directory = scratch_fs::first_usable_directory(&candidates)?;
+    Ok(directory.join(format!("scratchd-pool-{}", rustix::process::geteuid().as_raw())))
+}
+
+fn boot_id() -> Result<String, FsError> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        FsError::new("read", path, rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+/// Homes of root and of people: no pool's root.
+fn homes() -> Vec<PathBuf> {
+    let own = std::env::var_os("HOME").map(PathBuf::from);
+    // Without a user data base there are no other homes to be known.
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let of_people = users.lines().filter_map(|line| {
+        let mut fields = line.split(':').skip(2);
+        let uid: u32 = fields.next()?.parse().ok()?;
+        let home = fields.nth(2)?;
+        (uid == 0 || (1000..65534).contains(&uid)).then(|| PathBuf::from(home))
+    });
+    own.into_iter().chain(of_people).collect()
+}
+
+fn admin_group(config: &Config) -> Result<Option<u32>, StartError> {
+    let Some(name) = &config.admin.group else { return Ok(None) };
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let line = groups.lines().find(|line| line.split(':').next() == Some(name));
+    let gid = line.and_then(|line| line.split(':').nth(2)?.parse().ok());
+    gid.map(Some).ok_or_else(|| StartError::Group(name.clone()))
+}

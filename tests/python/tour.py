@@ -213,12 +213,14 @@ def endings(channel, own):
     child.wait()
     # Each round trip is the pace; the alarm ends a broker that never notices.
     signal.alarm(60)
-    try:
-        while True:
+    reason = None
+    while reason in (None, "LEASE_ENDING"):
+        try:
             channel.create(lease=held.id, kind=FILE)
-    except Refused as refusal:
-        check("a lease goes with its process", refusal.reason == "LEASE_UNKNOWN", str(refusal))
+        except Refused as refusal:
+            reason = refusal.reason
     signal.alarm(0)
+    check("a lease goes with its process", reason == "LEASE_UNKNOWN", reason)
     check("and its directory", not os.path.lexists(held.path))
     check("a lease with another holder stays", os.path.isdir(own.path))
     os.close(pidfd)
@@ -233,14 +235,16 @@ def bad_input(channel, own):
     }
     for what, name in names.items():
         refused(f"a name {what}", "NAME_INVALID", lambda: create(kind=FILE, name=name))
-        refused(f"release of a name {what}", "NAME_INVALID", lambda: channel.release("", b"x/../" + name))
-    refused("release of an empty name", "NAME_INVALID", lambda: channel.release("", b""))
+    # A path is refused for its form, or by the kernel, which lets nothing out of the lease's directory.
+    outside = ("NAME_INVALID", "PATH_LEAVES", "PATH_UNKNOWN")
+    for area in (b"", b".", b"..", b"../x", b"/etc/passwd", b"a\0b"):
+        refused(f"release of {area!r}", outside, lambda: channel.release("", area))
     refused("a prefix with a slash", "NAME_INVALID", lambda: create(kind=FILE, prefix=b"../x"))
     refused("a suffix with NUL", "NAME_INVALID", lambda: create(kind=FILE, suffix=b"\0"))
     refused("a name that gets too long", "NAME_INVALID", lambda: create(kind=FILE, prefix=b"p" * 250))
     for directory in (b"..", b"/etc", b"a/../.."):
         where = channel.messages["Where"](directory=directory)
-        refused(f"in {directory.decode()}", "NAME_INVALID", lambda: create(kind=FILE, where=where))
+        refused(f"in {directory.decode()}", outside, lambda: create(kind=FILE, where=where))
     refused("a batch of 201", "BATCH_SIZE", lambda: create(kind=FILE, count=201))
     exact_twice = ("BATCH_SIZE", "NAME_INVALID", "REQUEST_INVALID")
     refused("an exact name twice", exact_twice, lambda: create(kind=FILE, name=b"x", count=2))

@@ -3,34 +3,37 @@
 use scratch_client::ClientError;
 
 /// The command line makes no sense.
-pub const USAGE: u8 = 64;
+pub(crate) const USAGE: u8 = 64;
 /// No broker, or it can't serve now.
-pub const UNAVAILABLE: u8 = 69;
+pub(crate) const UNAVAILABLE: u8 = 69;
 /// Something that should not happen.
-pub const SOFTWARE: u8 = 70;
+pub(crate) const SOFTWARE: u8 = 70;
 /// A lease or an area can't be made.
-pub const CANNOT_CREATE: u8 = 73;
+pub(crate) const CANNOT_CREATE: u8 = 73;
 /// A system call failed.
-pub const IO: u8 = 74;
+pub(crate) const IO: u8 = 74;
 /// It may work later.
-pub const TRY_LATER: u8 = 75;
+pub(crate) const TRY_LATER: u8 = 75;
 /// Not permitted, or a broker that may not be trusted.
-pub const NOT_PERMITTED: u8 = 77;
+pub(crate) const NOT_PERMITTED: u8 = 77;
+
+/// The configuration can't be used.
+pub(crate) const CONFIG: u8 = 78;
 
 /// `run`: every failure that is not its command's.
-pub const RUN_FAILED: u8 = 125;
+pub(crate) const RUN_FAILED: u8 = 125;
 /// `run`: the command was found and can't be executed.
-pub const CANNOT_EXECUTE: u8 = 126;
+pub(crate) const CANNOT_EXECUTE: u8 = 126;
 /// `run`: there is no such command.
-pub const NOT_FOUND: u8 = 127;
+pub(crate) const NOT_FOUND: u8 = 127;
 
 /// What a shell would say of a command that a signal ended.
-pub fn of_signal(signal: i32) -> u8 {
+pub(crate) fn of_signal(signal: i32) -> u8 {
     u8::try_from(signal).map_or(u8::MAX, |signal| signal.saturating_add(128))
 }
 
 /// For every command but `run`.
-pub fn of_client_error(error: &ClientError) -> u8 {
+pub(crate) fn of_client_error(error: &ClientError) -> u8 {
     match error {
         ClientError::NoBroker { .. }
         | ClientError::NoProgram
@@ -46,7 +49,7 @@ pub fn of_client_error(error: &ClientError) -> u8 {
 }
 
 /// For a refusal with this google.rpc.Code.
-pub fn of_code(code: u32) -> u8 {
+pub(crate) fn of_code(code: u32) -> u8 {
     match code {
         3 | 11 => USAGE,
         5 | 6 | 9 => CANNOT_CREATE,

@@ -1,31 +1,158 @@
-//! `scratch`: to be written; `run` alone for now.
+//! `scratch`: run commands under a lease, look at the broker, be the broker.
 
+mod admin;
+mod broker;
+mod check;
+mod debt;
 mod exit;
+mod failure;
+mod json;
+mod ls;
+mod reap;
 mod run;
+mod status;
+mod table;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
+use failure::Failure;
+
+/// Leases temporary files and directories: they are gone when their users are, however those end.
 #[derive(Debug, Parser)]
-#[command(name = "scratch")]
-enum Program {
-    Run(run::RunArgs),
+#[command(name = "scratch", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
 }
 
+const EXAMPLES: &str = "Examples:
+  scratch run -- make -j4            TMPDIR is an area of its own, gone when make and its children are
+  scratch ls                         live leases, who holds them, where they are
+  scratch debt                       what could not be removed yet, and why
+  scratch status --output json       for scripts
+
+Environment: SCRATCHD_RUNTIME_DIR names the broker's directory. Without it /run/scratchd is used if it is there, else
+the user's own broker, which `scratch run` starts.
+
+Exit codes: 0 done, 64 usage, 69 no broker, 73 cannot create, 75 try later, 77 not permitted, 78 configuration;
+`scratch run` has its own, see `scratch run --help`.";
+
+const RUN_EXAMPLES: &str = "Examples:
+  scratch run -- make -j4
+  scratch run --label job=42 -- sh -c 'sort big.txt >sorted.txt'
+  scratch run --ttl 2h -- ./nightly.sh        the area goes after two hours at the latest; the command is not killed
+
+The command finds its directory in TMPDIR, TMP and TEMP, and the lease's id in SCRATCHD_LEASE. Killing this program alone
+takes nothing from a running command; what the command leaves running keeps the area until it ends.
+
+Exit codes: the command's own; 125 `scratch run` failed, 126 the command cannot be executed, 127 it was not found,
+128+n it was ended by signal n.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(run::RunArgs),
+    /// List leases: your own; as root or in the admin group everybody's
+    #[command(after_help = "Examples:\n  scratch ls\n  scratch ls --output json | jq -r '.[].path'")]
+    Ls(OutputArgs),
+    /// Show the broker: its pool, how much is live, what waits to be freed
+    #[command(after_help = "Examples:\n  scratch status\n  scratch status --output json    exit 0 when the broker answers")]
+    Status(OutputArgs),
+    /// List what could not be removed yet: where, why, when it is tried again
+    #[command(after_help = "Examples:\n  scratch debt\n  scratch debt --output json | jq '.[] | select(.blocker == \"mount\")'")]
+    Debt(OutputArgs),
+    /// Try to remove all debt now, and show what is left
+    #[command(after_help = "Examples:\n  scratch reap")]
+    Reap(reap::ReapArgs),
+    /// Check a configuration file; exit 78 with the reason if it can't be used
+    #[command(after_help = "Examples:\n  scratch check /etc/scratchd/scratchd.toml")]
+    Check(check::CheckArgs),
+    /// Be the broker: the same as `scratchd`
+    #[command(after_help = "Examples:\n  scratch daemon --pool /var/lib/scratchd/default")]
+    Daemon(scratchd::DaemonOptions),
+    /// Write a shell's completion script to standard output
+    #[command(after_help = "Examples:\n  scratch completions bash >/etc/bash_completion.d/scratch")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
+}
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A table for people.
+    Text,
+    /// For scripts.
+    Json,
+}
+
+#[derive(Debug, clap::Args)]
+struct OutputArgs {
+    /// How to write the result
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    output: Output,
+}
+
+/// Commands of the design that a later version has.
+const LATER: &[&str] = &["mktemp", "lease", "events", "top", "verify", "doctor", "drain"];
+
 fn main() -> ExitCode {
-    match Program::try_parse() {
-        Ok(Program::Run(args)) => run::run(args),
+    let program = match Program::try_parse() {
+        Ok(program) => program,
+        Err(error) => return usage(&error),
+    };
+    let result = match program.command {
+        Command::Run(args) => return run::run(args),
+        Command::Daemon(options) => return daemon(&options),
+        Command::Ls(args) => ls::ls(args.output),
+        Command::Status(args) => status::status(args.output),
+        Command::Debt(args) => debt::debt(args.output),
+        Command::Reap(args) => reap::reap(&args),
+        Command::Check(args) => check::check(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Program::command(), "scratch", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Other(words) => Err(unknown(&words)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("scratch: {failure}");
+            failure.exit_code().into()
+        }
+    }
+}
+
+/// `run` tells its own failures from its command's by 125.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nobody may be reading; the code tells all the same.
+    let _ = error.print();
+    let is_run = std::env::args_os().nth(1).is_some_and(|word| word == "run");
+    match (error.use_stderr(), is_run) {
+        (false, _) => ExitCode::SUCCESS,
+        (true, true) => exit::RUN_FAILED.into(),
+        (true, false) => exit::USAGE.into(),
+    }
+}
+
+fn unknown(words: &[OsString]) -> Failure {
+    let word = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    if LATER.contains(&word.as_str()) { Failure::NotYet(word) } else { Failure::UnknownCommand(word) }
+}
+
+fn daemon(options: &scratchd::DaemonOptions) -> ExitCode {
+    match scratchd::run(options) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = error.print();
-            let is_run = std::env::args_os().nth(1).is_some_and(|name| name == "run");
-            if !error.use_stderr() {
-                ExitCode::SUCCESS
-            } else if is_run {
-                exit::RUN_FAILED.into()
-            } else {
-                exit::USAGE.into()
-            }
+            eprintln!("scratch daemon: {error}");
+            error.exit_code().into()
         }
     }
 }

@@ -19,11 +19,11 @@ use rustix::process::{Signal, WaitOptions};
 use scratch_client::{Client, ConnectOptions, Lease};
 use scratch_sys::{Spawn, Spawned, spawn};
 
-pub use command_line::RunArgs;
+pub(crate) use command_line::RunArgs;
 use failure::Failure;
 
 /// Runs the command; the exit code is the command's, or tells why it could not be run.
-pub fn run(args: RunArgs) -> ExitCode {
+pub(crate) fn run(args: RunArgs) -> ExitCode {
     match run_under_lease(&args) {
         Ok(code) => code.into(),
         Err(failure) => {

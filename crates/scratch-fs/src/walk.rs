@@ -174,14 +174,11 @@ impl Walk<'_, '_> {
         match self.insist(&name, |directory, name| rustix::fs::unlinkat(directory, name, AtFlags::empty())) {
             Ok(()) => self.worker.names_removed += 1,
             Err(Errno::NOENT) => {}
-            // A directory whose file system does not tell types, or one that was swapped in. In the latter case it may be
-            // dropped here, as the next pass meets it again.
-            Err(Errno::ISDIR) => {
-                if let Some(frame) = self.stack.last_mut() {
-                    frame.pending.push(name);
-                }
-            }
-            Err(errno) => self.fail("unlink", &name, errno),
+            Err(errno) => match self.stack.last_mut() {
+                // A directory on a file system that does not tell types, or one that was swapped in.
+                Some(frame) if errno == Errno::ISDIR => frame.pending.push(name),
+                _ => self.fail("unlink", &name, errno),
+            },
         }
     }
 
@@ -194,6 +191,8 @@ impl Walk<'_, '_> {
         match self.insist(&frame.name, |directory, name| rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)) {
             Ok(()) => self.worker.names_removed += 1,
             Err(Errno::NOENT) => {}
+            // Swapped for something else, which the next pass over the directory around it meets.
+            Err(Errno::NOTDIR) if !self.stack.is_empty() => {}
             Err(Errno::NOTEMPTY | Errno::EXIST) if frame.list_again() => self.stack.push(frame),
             Err(errno) => self.fail("remove directory", &frame.name, errno),
         }

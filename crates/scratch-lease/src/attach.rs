@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(table.attach(id(1), ME, connection(1), at(0)).map(|holder| holder.id), Ok(2));
         assert_eq!(table.attach(id(1), ME, process(1), at(0)).map(|holder| holder.id), Ok(1));
         assert_eq!(table.revision(), revision);
-        let reused = NewHolder::Process(crate::ProcessId { pid: 1, start_time: 8 });
+        let reused = NewHolder::Process(crate::ProcessId { pid: 1, start_time: 8, pidfd_inode: 0 });
         assert_eq!(table.attach(id(1), ME, reused, at(0)).map(|holder| holder.id), Ok(3));
     }
 

@@ -25,7 +25,7 @@ pub(crate) fn seconds_long(seconds: u64) -> Duration {
 }
 
 pub(crate) fn process(pid: i32) -> NewHolder {
-    NewHolder::Process(ProcessId { pid, start_time: 7 })
+    NewHolder::Process(ProcessId { pid, start_time: 7, pidfd_inode: 0 })
 }
 
 pub(crate) fn connection(number: u64) -> NewHolder {

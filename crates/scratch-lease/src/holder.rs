@@ -18,6 +18,8 @@ pub struct ProcessId {
     pub pid: i32,
     /// Clock ticks since boot, field 22 of /proc/pid/stat.
     pub start_time: u64,
+    /// The inode of its pidfd, unique in one boot; 0 where the kernel has none (before Linux 6.9).
+    pub pidfd_inode: u64,
 }
 
 /// What keeps the lease.

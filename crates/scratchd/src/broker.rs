@@ -155,7 +155,7 @@ impl Broker {
             Err((debt, when_freed)) => {
                 tracing::warn!(lease = %id, path = %debt.path.display(), blocker = %debt.blocker, "lease can't be put away yet");
                 let owed = debt.subject.id();
-                self.reaper.owe(debt);
+                self.reaper.owe(*debt);
                 if let Some(when_freed) = when_freed {
                     when_freed(vec![owed]);
                 }
@@ -164,11 +164,11 @@ impl Broker {
     }
 
     /// Moves an ended lease into trash and forgets it; to be tried again as often as need be.
-    pub(crate) fn end_on_disk(&self, id: LeaseId) -> Result<(), Debt> {
+    pub(crate) fn end_on_disk(&self, id: LeaseId) -> Result<(), Box<Debt>> {
         self.end_on_disk_then(id, None).map_err(|(debt, _)| debt)
     }
 
-    fn end_on_disk_then(&self, id: LeaseId, when_freed: Option<WhenFreed>) -> Result<(), (Debt, Option<WhenFreed>)> {
+    fn end_on_disk_then(&self, id: LeaseId, when_freed: Option<WhenFreed>) -> Result<(), (Box<Debt>, Option<WhenFreed>)> {
         let tenant = self.lock().table.lease(id).map_or(self.uid, |lease| lease.tenant().0);
         match self.pool.end_lease(id, tenant) {
             Ok(Some(tree)) => self.reaper.push(tree, when_freed),
@@ -177,7 +177,7 @@ impl Broker {
                     when_freed(Vec::new());
                 }
             }
-            Err(error) => return Err((lease_debt(id, tenant, &error), when_freed)),
+            Err(error) => return Err((Box::new(lease_debt(id, tenant, &error)), when_freed)),
         }
         self.forget(id);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -22,9 +22,9 @@ impl HeldProcess {
     /// BADF for a descriptor of another kind, SRCH when the process is gone.
     pub(crate) fn of_pidfd(pidfd: OwnedFd) -> Result<Self, Errno> {
         let pid = pid_of(&pidfd)?;
-        let start_time = start_time(pid)?;
+        let id = ProcessId { pid, start_time: start_time(pid)?, pidfd_inode: pidfd_inode(pidfd.as_fd()) };
         // Alive after the reading: so what was read was this process's.
-        if is_alive(&pidfd)? { Ok(Self { id: ProcessId { pid, start_time }, pidfd }) } else { Err(Errno::SRCH) }
+        if is_alive(&pidfd)? { Ok(Self { id, pidfd }) } else { Err(Errno::SRCH) }
     }
 
     /// The process with this number now.
@@ -76,7 +76,7 @@ pub(crate) fn users(pid: i32) -> Result<[u32; 4], Errno> {
 }
 
 /// The inode of a pidfd where pidfs gives it one of its own (Linux 6.9): unique for a process in one boot. Else 0.
-pub(crate) fn pidfd_inode(pidfd: BorrowedFd<'_>) -> u64 {
+fn pidfd_inode(pidfd: BorrowedFd<'_>) -> u64 {
     const PIDFS_MAGIC: i64 = 0x5049_4446;
     match (rustix::fs::fstatfs(pidfd), rustix::fs::fstat(pidfd)) {
         (Ok(kind), Ok(found)) if kind.f_type == PIDFS_MAGIC => found.st_ino,

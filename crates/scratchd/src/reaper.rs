@@ -11,6 +11,8 @@ use crate::broker::Broker;
 use crate::clock;
 use crate::debt::{Debt, Debts, Subject};
 
+const TWO_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
+
 /// Called when a tree is freed, or with the ids of what became debt.
 pub(crate) type WhenFreed = Box<dyn FnOnce(Vec<String>) + Send>;
 
@@ -163,8 +165,9 @@ impl Broker {
             let (subject, alone) = self.reaper.next();
             let owed = match subject {
                 // The second worker is of use only while no other tree waits for its thread.
-                Subject::Trash(tree) => self.free(tree, if alone { NonZeroUsize::MIN.saturating_add(1) } else { NonZeroUsize::MIN }),
-                Subject::Lease(lease) => self.end_on_disk(lease).err().into_iter().collect(),
+                // A second worker is of use only while no other tree waits for its thread.
+                Subject::Trash(tree) => self.free(tree, if alone { TWO_WORKERS } else { NonZeroUsize::MIN }),
+                Subject::Lease(lease) => self.end_on_disk(lease).err().map(|debt| *debt).into_iter().collect(),
                 Subject::Record(_) => self.reaper.lock().debts.get(&subject).cloned().into_iter().collect(),
             };
             for debt in &owed {

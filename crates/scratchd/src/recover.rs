@@ -101,7 +101,11 @@ impl Broker {
         for holder in record.holders.iter().filter_map(|holder| holder.kind.as_ref()) {
             match holder {
                 RecordHolderKind::Process(process) => {
-                    let id = ProcessId { pid: process.pid, start_time: process.start_time };
+                    let id = ProcessId {
+                        pid: process.pid,
+                        start_time: process.start_time,
+                        pidfd_inode: process.pidfd_inode,
+                    };
                     let known = *processes.entry(id).or_insert_with(|| find(id, &mut found));
                     if known != Known::Gone {
                         holders.push(NewHolder::Process(id));

@@ -72,7 +72,7 @@ impl Broker {
             state: state.into(),
             holders: lease.holders().iter().map(holder).collect(),
             granted_ttl: lease.granted_ttl().map(wire_duration),
-            expire_time: lease.granted_ttl().and(lease.expire_time()).map(timestamp),
+            expire_time: lease.granted_ttl().and_then(|_| lease.expire_time()).map(timestamp),
             labels: lease.labels().clone().into_iter().collect(),
             areas: lease.areas() as u64,
             parent: lease.parent().map(|parent| parent.to_string()).unwrap_or_default(),
@@ -129,7 +129,7 @@ fn record_holder(holder: &scratch_lease::Holder) -> scratch_fs::RecordHolder {
         HolderKind::Process(process) => RecordHolderKind::Process(RecordProcess {
             pid: process.pid,
             start_time: process.start_time,
-            pidfd_inode: 0,
+            pidfd_inode: process.pidfd_inode,
         }),
         HolderKind::Ttl { granted, .. } => {
             RecordHolderKind::Ttl(u64::try_from(granted.as_nanos()).unwrap_or(u64::MAX))

@@ -7,7 +7,7 @@ use super::failure::Failure;
 
 /// Run CMD under a lease of its own: its temporary files are gone when it and all that it left running have ended.
 #[derive(Debug, clap::Args)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// The pool to take the lease from; else the first configured one.
     #[arg(long, value_name = "POOL")]
     pub(super) pool: Option<String>,

@@ -59,7 +59,10 @@ fn leave_to_remains(client: &Client, lease: Lease, earlier: &Earlier) -> Result<
         if found.is_empty() {
             break;
         }
-        result = found.into_iter().fold(result, |result, process| result.and(attach(&lease, process)));
+        for process in found {
+            let tried = attach(&lease, process);
+            result = result.and(tried);
+        }
     }
     lease.leave();
     result

@@ -77,7 +77,7 @@ fn reap(command: Pid) -> Result<Changes, Errno> {
 
 fn judge(status: WaitStatus) -> Changes {
     let of_exit = |code: i32| u8::try_from(code).unwrap_or(u8::MAX);
-    let ended = status.exit_status().map(of_exit).or(status.terminating_signal().map(exit::of_signal));
+    let ended = status.exit_status().map(of_exit).or_else(|| status.terminating_signal().map(exit::of_signal));
     let is_stop = |signal: &Signal| status.stopping_signal() == Some(signal.as_raw());
     Changes { ended, stopped: JOB_CONTROL.into_iter().find(is_stop) }
 }

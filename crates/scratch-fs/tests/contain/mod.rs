@@ -12,7 +12,7 @@ const LEFT_OUT: i32 = 77;
 
 /// Whether this is the contained process. If not, runs the test (which is given as itself, for its name) in one that is,
 /// asserts that it passes there, and answers false: then the caller returns at once.
-pub fn contained<F: Fn()>(test: F) -> bool {
+pub(crate) fn contained<F: Fn()>(test: F) -> bool {
     if std::env::var_os(CONTAINED).is_some() {
         return true;
     }
@@ -40,7 +40,7 @@ pub fn contained<F: Fn()>(test: F) -> bool {
 
 /// Whether this is a contained process without privileges, to be asked instead of [`contained`]. If not, runs the test in
 /// one; as a user of no account, or as the one that we are.
-pub fn contained_unprivileged<F: Fn()>(test: F) -> bool {
+pub(crate) fn contained_unprivileged<F: Fn()>(test: F) -> bool {
     if std::env::var_os(CONTAINED).is_none() {
         return contained(test);
     }
@@ -58,7 +58,7 @@ pub fn contained_unprivileged<F: Fn()>(test: F) -> bool {
 }
 
 /// Whether we are the machine's root and not that of a user namespace, which has one user only.
-pub fn has_all_ids() -> bool {
+pub(crate) fn has_all_ids() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
     rustix::process::geteuid().is_root() && map.split_whitespace().eq(["0", "0", "4294967295"])
 }

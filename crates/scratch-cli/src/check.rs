@@ -1,0 +1,19 @@
+//! `scratch check`.
+
+use std::path::PathBuf;
+
+use crate::failure::Failure;
+
+/// Options of `check`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArgs {
+    /// The configuration file
+    file: PathBuf,
+}
+
+/// Reads a configuration as the daemon would, and touches nothing.
+pub(crate) fn check(args: &CheckArgs) -> Result<(), Failure> {
+    let config = scratchd::Config::read(&args.file)?;
+    println!("{}: fine, {} pool", args.file.display(), config.pool.len());
+    Ok(())
+}

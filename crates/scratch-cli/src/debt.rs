@@ -1,0 +1,41 @@
+//! `scratch debt`.
+
+use scratch_proto::v1;
+use serde_json::Value;
+
+use crate::admin::list_debt;
+use crate::failure::Failure;
+use crate::table::Table;
+use crate::{Output, json, ls};
+
+/// Lists what could not be removed yet.
+pub(crate) fn debt(output: Output) -> Result<(), Failure> {
+    print(&list_debt()?, output)
+}
+
+/// Writes debts.
+pub(crate) fn print(debts: &[v1::Debt], output: Output) -> Result<(), Failure> {
+    match output {
+        Output::Json => json::print(&Value::Array(debts.iter().map(json::debt).collect()))?,
+        Output::Text if debts.is_empty() => println!("no debt: everything that has ended is gone"),
+        Output::Text => table(debts).print()?,
+    }
+    Ok(())
+}
+
+fn table(debts: &[v1::Debt]) -> Table {
+    let mut table = Table::new(&["TENANT", "BLOCKER", "ERRNO", "TRIES", "NEXT TRY", "BYTES", "PATH"]);
+    for debt in debts {
+        let next = json::time(debt.next_try);
+        table.row(vec![
+            ls::tenant(debt.tenant.as_ref()),
+            debt.blocker.clone(),
+            debt.errno.clone(),
+            debt.tries.to_string(),
+            next.as_str().unwrap_or("never by itself").to_owned(),
+            debt.bytes.to_string(),
+            String::from_utf8_lossy(&debt.path).into_owned(),
+        ]);
+    }
+    table
+}

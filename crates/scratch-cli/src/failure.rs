@@ -1,0 +1,51 @@
+//! Why a command other than `run` failed, and its exit code.
+
+use scratch_client::ClientError;
+use tonic_types::StatusExt;
+
+use crate::exit;
+
+/// One failed command.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{0}: not in this version; `scratch --help` lists what is")]
+    NotYet(String),
+    #[error("{0}: no such command; `scratch --help` lists them")]
+    UnknownCommand(String),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("{}", of_status(.0))]
+    Refused(Box<tonic::Status>),
+    #[error("gRPC with the broker failed: {0}; is {1} its socket?")]
+    Transport(tonic::transport::Error, std::path::PathBuf),
+    #[error(transparent)]
+    Config(#[from] scratchd::ConfigError),
+    #[error("writing the result failed: {0}")]
+    Write(#[from] std::io::Error),
+}
+
+impl Failure {
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotYet(_) | Self::UnknownCommand(_) => exit::USAGE,
+            Self::Client(error) => exit::of_client_error(error),
+            Self::Refused(status) => exit::of_code(u32::try_from(i32::from(status.code())).unwrap_or(2)),
+            Self::Transport(..) => exit::UNAVAILABLE,
+            Self::Config(_) => exit::CONFIG,
+            Self::Write(_) => exit::IO,
+        }
+    }
+}
+
+impl From<tonic::Status> for Failure {
+    fn from(status: tonic::Status) -> Self {
+        Self::Refused(Box::new(status))
+    }
+}
+
+fn of_status(status: &tonic::Status) -> String {
+    match status.get_details_error_info() {
+        Some(info) => format!("{} ({})", status.message(), info.reason),
+        None => status.message().to_owned(),
+    }
+}

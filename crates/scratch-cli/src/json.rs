@@ -1,0 +1,143 @@
+//! Results as JSON: times RFC 3339, durations as "30s", a path that is not UTF-8 also as `path_b64`.
+
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use scratch_proto::v1;
+use serde_json::{Map, Value, json};
+
+/// Writes a value as one line.
+pub(crate) fn print(value: &Value) -> std::io::Result<()> {
+    use std::io::Write;
+    writeln!(std::io::stdout().lock(), "{value}")
+}
+
+/// A lease as `ls` and `lease show` have it.
+pub(crate) fn lease(lease: &v1::Lease) -> Value {
+    let mut value = json!({
+        "id": lease.id,
+        "tenant": tenant(lease.tenant.as_ref()),
+        "pool": lease.pool,
+        "state": state(lease.state()),
+        "holders": lease.holders.iter().map(holder).collect::<Vec<_>>(),
+        "granted_ttl": duration(lease.granted_ttl),
+        "expire_time": time(lease.expire_time),
+        "labels": lease.labels,
+        "areas": lease.areas,
+    });
+    insert_path(&mut value, &lease.path);
+    value
+}
+
+/// A debt.
+pub(crate) fn debt(debt: &v1::Debt) -> Value {
+    let mut value = json!({
+        "id": debt.id,
+        "lease": debt.lease,
+        "tenant": tenant(debt.tenant.as_ref()),
+        "errno": if debt.errno.is_empty() { Value::Null } else { json!(debt.errno) },
+        "blocker": debt.blocker,
+        "tries": debt.tries,
+        "next_try": time(debt.next_try),
+        "bytes": debt.bytes,
+    });
+    insert_path(&mut value, &debt.path);
+    value
+}
+
+/// A time, or null.
+pub(crate) fn time(time: Option<prost_types::Timestamp>) -> Value {
+    let time = time.and_then(|time| SystemTime::try_from(time).ok());
+    time.map_or(Value::Null, |time| json!(humantime::format_rfc3339_seconds(time).to_string()))
+}
+
+/// A path's text, and the path itself where the text is not all of it.
+pub(crate) fn insert_path(value: &mut Value, path: &[u8]) {
+    insert_bytes(value, "path", path);
+}
+
+/// As [`insert_path`], for another key.
+pub(crate) fn insert_bytes(value: &mut Value, key: &str, bytes: &[u8]) {
+    let Some(fields) = value.as_object_mut() else { return };
+    insert(fields, key, bytes);
+}
+
+fn insert(fields: &mut Map<String, Value>, key: &str, bytes: &[u8]) {
+    fields.insert(key.to_owned(), json!(String::from_utf8_lossy(bytes)));
+    if std::str::from_utf8(bytes).is_err() {
+        let whole = base64::engine::general_purpose::STANDARD.encode(bytes);
+        fields.insert(format!("{key}_b64"), json!(whole));
+    }
+}
+
+fn tenant(tenant: Option<&v1::Tenant>) -> Value {
+    tenant.map_or(Value::Null, |tenant| {
+        let name = if tenant.name.is_empty() { Value::Null } else { json!(tenant.name) };
+        json!({ "uid": tenant.uid, "name": name })
+    })
+}
+
+fn holder(holder: &v1::Holder) -> Value {
+    use v1::holder::Kind;
+    let mut value = json!({ "id": holder.id, "kind": kind(holder) });
+    match &holder.kind {
+        Some(Kind::Process(process)) => value["pid"] = json!(process.pid),
+        Some(Kind::Ttl(ttl)) => value["expire_time"] = time(ttl.expire_time),
+        Some(Kind::Cgroup(cgroup)) => insert_path(&mut value, &cgroup.path),
+        Some(Kind::Connection(_) | Kind::Descriptor(_) | Kind::Hold(_)) | None => {}
+    }
+    value
+}
+
+/// A holder's kind by name.
+pub(crate) fn kind(holder: &v1::Holder) -> &'static str {
+    use v1::holder::Kind;
+    match &holder.kind {
+        Some(Kind::Connection(_)) => "connection",
+        Some(Kind::Process(_)) => "process",
+        Some(Kind::Ttl(_)) => "ttl",
+        Some(Kind::Descriptor(_)) => "descriptor",
+        Some(Kind::Cgroup(_)) => "cgroup",
+        Some(Kind::Hold(_)) => "hold",
+        None => "unknown",
+    }
+}
+
+/// A lease's state by name.
+pub(crate) fn state(state: v1::LeaseState) -> &'static str {
+    match state {
+        v1::LeaseState::Live => "live",
+        v1::LeaseState::Ending => "ending",
+        v1::LeaseState::Kept => "kept",
+        v1::LeaseState::Ended => "ended",
+        v1::LeaseState::Lost => "lost",
+        v1::LeaseState::Unspecified => "unknown",
+    }
+}
+
+fn duration(duration: Option<prost_types::Duration>) -> Value {
+    let duration = duration.and_then(|duration| Duration::try_from(duration).ok());
+    duration.map_or(Value::Null, |duration| json!(humantime::format_duration(duration).to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_has_the_keys_of_the_contract() {
+        let value = lease(&v1::Lease {
+            id: "a".into(),
+            path: b"/p/\xff".to_vec(),
+            state: v1::LeaseState::Live.into(),
+            granted_ttl: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+            ..v1::Lease::default()
+        });
+        assert_eq!(value["granted_ttl"], "30s");
+        assert_eq!(value["expire_time"], Value::Null);
+        assert_eq!(value["path_b64"], "L3Av/w==");
+        for key in ["id", "tenant", "pool", "path", "state", "holders", "labels", "areas"] {
+            assert!(value.get(key).is_some(), "{key}");
+        }
+    }
+}

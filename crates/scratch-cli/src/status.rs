@@ -1,0 +1,80 @@
+//! `scratch status`.
+
+use scratch_proto::v1;
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::{Output, admin, json};
+
+/// Shows the broker.
+pub(crate) fn status(output: Output) -> Result<(), Failure> {
+    let status = admin::status()?;
+    match output {
+        Output::Json => json::print(&value(&status))?,
+        Output::Text => text(&status),
+    }
+    Ok(())
+}
+
+fn value(status: &v1::StatusResponse) -> Value {
+    let pools: Vec<_> = status.pools.iter().map(pool).collect();
+    let mut value = json!({
+        "version": status.version,
+        "generation": status.generation,
+        "pid": status.pid,
+        "start_time": json::time(status.start_time),
+        "session": status.session,
+        "pools": pools,
+        "leases": status.leases,
+        "areas": status.areas,
+        "connections": status.connections,
+        "trash": status.trash,
+        "debt": status.debt,
+    });
+    json::insert_bytes(&mut value, "runtime_directory", &status.runtime_directory);
+    value
+}
+
+fn pool(pool: &v1::PoolStatus) -> Value {
+    let mut value = json!({
+        "name": pool.name,
+        "backend": pool.backend,
+        "firmness": firmness(pool.firmness()),
+        "bytes_total": pool.bytes_total,
+        "bytes_free": pool.bytes_free,
+        "inodes_total": pool.inodes_total,
+        "inodes_free": pool.inodes_free,
+    });
+    json::insert_bytes(&mut value, "root", &pool.root);
+    value
+}
+
+fn firmness(firmness: v1::Firmness) -> &'static str {
+    match firmness {
+        v1::Firmness::Unspecified => "unknown",
+        v1::Firmness::Soft => "soft",
+        v1::Firmness::Cooperative => "cooperative",
+        v1::Firmness::Hard => "hard",
+    }
+}
+
+fn text(status: &v1::StatusResponse) {
+    let kind = if status.session { "session broker" } else { "system broker" };
+    let start = json::time(status.start_time);
+    println!("scratchd {} ({kind}), pid {}, generation {}", status.version, status.pid, status.generation);
+    println!("  since    {}", start.as_str().unwrap_or("?"));
+    println!("  sockets  {}", String::from_utf8_lossy(&status.runtime_directory));
+    for pool in &status.pools {
+        println!(
+            "  pool     {} at {} ({}, limits {}): {} MiB and {} inodes free",
+            pool.name,
+            String::from_utf8_lossy(&pool.root),
+            pool.backend,
+            firmness(pool.firmness()),
+            pool.bytes_free >> 20,
+            pool.inodes_free
+        );
+    }
+    println!("  live     {} leases, {} areas, {} connections", status.leases, status.areas, status.connections);
+    println!("  ended    {} trees waiting to be freed, {} debts", status.trash, status.debt);
+}

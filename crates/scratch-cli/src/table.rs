@@ -1,0 +1,72 @@
+//! Tables that fit the terminal: the last column gives way. What is piped is never cut.
+
+use std::io::{IsTerminal, Write};
+
+/// Rows of cells below a head.
+#[derive(Debug)]
+pub(crate) struct Table {
+    head: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(head: &[&'static str]) -> Self {
+        Self { head: head.to_vec(), rows: Vec::new() }
+    }
+
+    /// Control characters in names would move the reader's cursor: they are shown as `?`.
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        let clean = |cell: String| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        self.rows.push(cells.into_iter().map(clean).collect());
+    }
+
+    pub(crate) fn print(&self) -> std::io::Result<()> {
+        let out = std::io::stdout();
+        let width = if out.is_terminal() { rustix::termios::tcgetwinsize(&out).ok().map(|size| size.ws_col) } else { None };
+        out.lock().write_all(self.layout(width.filter(|width| *width > 0).map(usize::from)).as_bytes())
+    }
+
+    fn layout(&self, width: Option<usize>) -> String {
+        let length = |cell: &str| cell.chars().count();
+        let columns: Vec<usize> = (0..self.head.len())
+            .map(|column| {
+                let cells = self.rows.iter().map(|row| length(&row[column]));
+                cells.chain([self.head[column].len()]).max().unwrap_or(0)
+            })
+            .collect();
+        let before_last: usize = columns[..columns.len() - 1].iter().map(|column| column + 2).sum();
+        let last = width.map_or(usize::MAX, |width| width.saturating_sub(before_last).max(12));
+        let mut text = String::new();
+        let head: Vec<String> = self.head.iter().map(|cell| (*cell).to_owned()).collect();
+        for row in [&head].into_iter().chain(&self.rows) {
+            let (end, rest) = row.split_last().expect("a table has columns");
+            for (cell, width) in rest.iter().zip(&columns) {
+                text.push_str(cell);
+                text.push_str(&" ".repeat(width + 2 - length(cell)));
+            }
+            text.push_str(&shorten(end, last));
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Leaves the end, which tells paths apart.
+fn shorten(cell: &str, width: usize) -> String {
+    let length = cell.chars().count();
+    if length <= width { cell.to_owned() } else { format!("…{}", cell.chars().skip(length - width + 1).collect::<String>()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_column_gives_way_and_control_characters_do_not_get_through() {
+        let mut table = Table::new(&["ID", "PATH"]);
+        table.row(vec!["a".into(), "/a/rather/long/path\x1b".into()]);
+        assert_eq!(table.layout(None), "ID  PATH\na   /a/rather/long/path?\n");
+        assert_eq!(table.layout(Some(16)), "ID  PATH\na   …r/long/path?\n");
+        assert!(table.layout(Some(1)).lines().all(|line| line.chars().count() <= 16));
+    }
+}

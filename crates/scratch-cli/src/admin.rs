@@ -8,7 +8,9 @@ use crate::failure::Failure;
 
 /// What could not be removed yet.
 pub(crate) fn list_debt() -> Result<Vec<v1::Debt>, Failure> {
-    with_broker(async |channel| Ok(AdminClient::new(channel).list_debt(v1::ListDebtRequest {}).await?.into_inner().debts))
+    with_broker(async |channel| {
+        Ok(AdminClient::new(channel).list_debt(v1::ListDebtRequest {}).await?.into_inner().debts)
+    })
 }
 
 /// The broker's state.

@@ -39,7 +39,7 @@ pub(crate) fn of_client_error(error: &ClientError) -> u8 {
         | ClientError::NoProgram
         | ClientError::Start { .. }
         | ClientError::Closed { .. } => UNAVAILABLE,
-        ClientError::ForeignBroker { .. } => NOT_PERMITTED,
+        ClientError::ForeignBroker { .. } | ClientError::ForeignDirectory { .. } => NOT_PERMITTED,
         ClientError::Create(_) => CANNOT_CREATE,
         ClientError::Name(_) => USAGE,
         ClientError::Refused { code, .. } => of_code(*code),

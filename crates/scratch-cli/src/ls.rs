@@ -55,9 +55,12 @@ fn table(leases: &[v1::Lease]) -> Table {
 
 /// A tenant's name, or its number.
 pub(crate) fn tenant(tenant: Option<&v1::Tenant>) -> String {
-    tenant.map_or_else(String::new, |tenant| {
-        if tenant.name.is_empty() { tenant.uid.to_string() } else { tenant.name.clone() }
-    })
+    tenant.map_or_else(
+        String::new,
+        |tenant| {
+            if tenant.name.is_empty() { tenant.uid.to_string() } else { tenant.name.clone() }
+        },
+    )
 }
 
 /// The first few; a build may have hundreds.

@@ -59,10 +59,14 @@ enum Command {
     #[command(after_help = "Examples:\n  scratch ls\n  scratch ls --output json | jq -r '.[].path'")]
     Ls(OutputArgs),
     /// Show the broker: its pool, how much is live, what waits to be freed
-    #[command(after_help = "Examples:\n  scratch status\n  scratch status --output json    exit 0 when the broker answers")]
+    #[command(
+        after_help = "Examples:\n  scratch status\n  scratch status --output json    exit 0 when the broker answers"
+    )]
     Status(OutputArgs),
     /// List what could not be removed yet: where, why, when it is tried again
-    #[command(after_help = "Examples:\n  scratch debt\n  scratch debt --output json | jq '.[] | select(.blocker == \"mount\")'")]
+    #[command(
+        after_help = "Examples:\n  scratch debt\n  scratch debt --output json | jq '.[] | select(.blocker == \"mount\")'"
+    )]
     Debt(OutputArgs),
     /// Try to remove all debt now, and show what is left
     #[command(after_help = "Examples:\n  scratch reap")]

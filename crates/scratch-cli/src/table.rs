@@ -22,7 +22,8 @@ impl Table {
 
     pub(crate) fn print(&self) -> std::io::Result<()> {
         let out = std::io::stdout();
-        let width = if out.is_terminal() { rustix::termios::tcgetwinsize(&out).ok().map(|size| size.ws_col) } else { None };
+        let width =
+            if out.is_terminal() { rustix::termios::tcgetwinsize(&out).ok().map(|size| size.ws_col) } else { None };
         out.lock().write_all(self.layout(width.filter(|width| *width > 0).map(usize::from)).as_bytes())
     }
 
@@ -54,7 +55,11 @@ impl Table {
 /// Leaves the end, which tells paths apart.
 fn shorten(cell: &str, width: usize) -> String {
     let length = cell.chars().count();
-    if length <= width { cell.to_owned() } else { format!("…{}", cell.chars().skip(length - width + 1).collect::<String>()) }
+    if length <= width {
+        cell.to_owned()
+    } else {
+        format!("…{}", cell.chars().skip(length - width + 1).collect::<String>())
+    }
 }
 
 #[cfg(test)]
@@ -66,7 +71,7 @@ mod tests {
         let mut table = Table::new(&["ID", "PATH"]);
         table.row(vec!["a".into(), "/a/rather/long/path\x1b".into()]);
         assert_eq!(table.layout(None), "ID  PATH\na   /a/rather/long/path?\n");
-        assert_eq!(table.layout(Some(16)), "ID  PATH\na   …r/long/path?\n");
+        assert_eq!(table.layout(Some(16)), "ID  PATH\na   …/long/path?\n");
         assert!(table.layout(Some(1)).lines().all(|line| line.chars().count() <= 16));
     }
 }

@@ -26,6 +26,15 @@ pub enum ClientError {
         /// Whose it is, as the kernel says.
         uid: u32,
     },
+    /// A session broker would have to live where others have a say.
+    #[error(
+        "{} is not yours, or others may write to it: remove it, or set SCRATCHD_RUNTIME_DIR to a directory of your own",
+        .runtime_directory.display()
+    )]
+    ForeignDirectory {
+        /// Where it would have been started.
+        runtime_directory: PathBuf,
+    },
     /// A session broker is needed, and its program was not found.
     #[error(
         "no broker runs, and no program `scratch` was found to start one: set SCRATCHD_BIN to it, or add its directory to PATH"
@@ -101,7 +110,7 @@ impl ClientError {
     fn kind(&self) -> io::ErrorKind {
         match self {
             Self::NoBroker { .. } | Self::Closed { .. } => io::ErrorKind::NotConnected,
-            Self::ForeignBroker { .. } => io::ErrorKind::PermissionDenied,
+            Self::ForeignBroker { .. } | Self::ForeignDirectory { .. } => io::ErrorKind::PermissionDenied,
             Self::NoProgram => io::ErrorKind::NotFound,
             Self::Start { .. } => io::ErrorKind::Other,
             Self::Io { source, .. } => io::Error::from(*source).kind(),

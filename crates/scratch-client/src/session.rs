@@ -60,9 +60,7 @@ pub(crate) fn start(directory: &Path, options: &ConnectOptions) -> Result<Connec
 
 /// Makes the runtime directory if need be. Nobody else may have a say in it.
 fn own_directory(directory: &Path) -> Result<OwnedFd, ClientError> {
-    let error = |errno| {
-        ClientError::io("use as runtime directory (which must be yours, and writable for you alone)", directory, errno)
-    };
+    let error = |errno| ClientError::io("make runtime directory", directory, errno);
     match rustix::fs::mkdir(directory, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(error(errno)),
@@ -70,8 +68,15 @@ fn own_directory(directory: &Path) -> Result<OwnedFd, ClientError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let held = rustix::fs::open(directory, flags, Mode::empty()).map_err(error)?;
     let found = rustix::fs::fstat(&held).map_err(error)?;
-    let is_own = found.st_uid == rustix::process::geteuid().as_raw() && found.st_mode & 0o022 == 0;
-    if is_own { Ok(held) } else { Err(error(Errno::PERM)) }
+    let runtime_directory = directory.to_owned();
+    if found.st_uid == rustix::process::geteuid().as_raw() && found.st_mode & 0o022 == 0 {
+        Ok(held)
+    } else if found.st_uid == 0 {
+        // The system's: its broker is started by others.
+        Err(ClientError::NoBroker { runtime_directory })
+    } else {
+        Err(ClientError::ForeignDirectory { runtime_directory })
+    }
 }
 
 fn lock(held: BorrowedFd<'_>, directory: &Path) -> Result<OwnedFd, ClientError> {

@@ -9,11 +9,8 @@ use rustix::io::Errno;
 
 use crate::name::check_name;
 
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::CLOEXEC);
+/// RESOLVE_NO_SYMLINKS tells a link as ELOOP; O_NOFOLLOW beside O_DIRECTORY would tell it as ENOTDIR.
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 /// Most bytes of a path below a lease's directory (PATH_MAX without its NUL).
 pub(crate) const PATH_BYTES_MAX: usize = 4095;
@@ -27,10 +24,8 @@ static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 /// ELOOP for a symbolic link on the way, EXDEV for a mount or a way out, those of openat2(2) else.
 pub fn open_directory_beneath(directory: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
     if !NO_OPENAT2.load(Ordering::Relaxed) {
-        let resolve = ResolveFlags::BENEATH
-            | ResolveFlags::NO_SYMLINKS
-            | ResolveFlags::NO_MAGICLINKS
-            | ResolveFlags::NO_XDEV;
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         // EAGAIN: a rename or mount elsewhere raced with the walk; the kernel asks for another try.
         for _ in 0..4 {
             match rustix::fs::openat2(directory, path, DIRECTORY, Mode::empty(), resolve) {
@@ -55,7 +50,7 @@ fn open_stepwise(directory: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errn
     for component in path.to_bytes().split(|byte| *byte == b'/') {
         let name = check_name(component).map_err(|_| Errno::XDEV)?;
         let from = at.as_ref().map_or(directory, AsFd::as_fd);
-        let next = rustix::fs::openat(from, &name, DIRECTORY, Mode::empty())?;
+        let next = rustix::fs::openat(from, &name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
         if mount_id(next.as_fd())? != mount {
             return Err(Errno::XDEV);
         }

@@ -85,7 +85,8 @@ fn identity(root: BorrowedFd<'_>) -> Result<(u64, String), Errno> {
     let wanted = StatxFlags::INO | StatxFlags::BTIME;
     let found = rustix::fs::statx(root, c"", AtFlags::EMPTY_PATH, wanted)?;
     let known = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::BTIME);
-    let birth = if known { format!("{}.{:09}", found.stx_btime.tv_sec, found.stx_btime.tv_nsec) } else { String::new() };
+    let birth =
+        if known { format!("{}.{:09}", found.stx_btime.tv_sec, found.stx_btime.tv_nsec) } else { String::new() };
     Ok((found.stx_ino, birth))
 }
 

@@ -142,7 +142,8 @@ fn push_random(name: &mut Vec<u8>, count: usize) -> Result<(), Errno> {
     let mut bytes = [0; 32];
     let mut left = count;
     while left > 0 {
-        getrandom::fill(&mut bytes).map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
+        getrandom::fill(&mut bytes)
+            .map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
         for byte in bytes {
             if let Some(character) = ALPHABET.get(usize::from(byte & 63)) {
                 name.push(*character);

@@ -147,7 +147,8 @@ impl Pool {
             rustix::fs::chownat(&self.new, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|errno| ("give lease directory to tenant", errno))?;
         }
-        let made = rustix::fs::statat(&self.new, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| ("look at", errno))?;
+        let made =
+            rustix::fs::statat(&self.new, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| ("look at", errno))?;
         record.device = made.st_dev;
         record.inode = made.st_ino;
         self.replace_record(name, record).map_err(|errno| ("write record of lease", errno))?;
@@ -213,7 +214,8 @@ impl Pool {
         lease_names(self.records.as_fd(), &shown)?
             .into_iter()
             .map(|lease| {
-                let bytes = read_small(&self.records, &name_of(lease)).map_err(FsError::on("read record in", &shown))?;
+                let bytes =
+                    read_small(&self.records, &name_of(lease)).map_err(FsError::on("read record in", &shown))?;
                 Ok((lease, Record::from_file(&bytes)))
             })
             .collect()
@@ -355,9 +357,7 @@ fn read_marker(root: &OwnedFd, path: &Path) -> Result<Option<Marker>, RootRefusa
     };
     match Marker::parse(&String::from_utf8_lossy(&bytes)) {
         Ok(marker) => Ok(Some(marker)),
-        Err(MarkerError::Format(format)) => {
-            Err(RootRefusal::Format { path: path.to_owned(), format, known: FORMAT })
-        }
+        Err(MarkerError::Format(format)) => Err(RootRefusal::Format { path: path.to_owned(), format, known: FORMAT }),
         Err(MarkerError::Unreadable) => Err(RootRefusal::Marker(path.to_owned())),
     }
 }

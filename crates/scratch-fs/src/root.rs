@@ -42,7 +42,9 @@ pub enum RootRefusal {
     #[error("{0}: is on a file system mounted read-only; choose one that can be written")]
     ReadOnly(PathBuf),
     /// Not the broker's own.
-    #[error("{path}: is owned by uid {owner}, the broker runs as uid {broker}; chown it, or run the broker as its owner")]
+    #[error(
+        "{path}: is owned by uid {owner}, the broker runs as uid {broker}; chown it, or run the broker as its owner"
+    )]
     Owner {
         /// The root.
         path: PathBuf,
@@ -77,7 +79,9 @@ pub enum RootRefusal {
     )]
     Copied(PathBuf),
     /// A newer or unknown format.
-    #[error("{path}: has format {format}, this version knows {known}; nothing was touched, start the version that made it")]
+    #[error(
+        "{path}: has format {format}, this version knows {known}; nothing was touched, start the version that made it"
+    )]
     Format {
         /// The root.
         path: PathBuf,
@@ -87,7 +91,9 @@ pub enum RootRefusal {
         known: u32,
     },
     /// The marker makes no sense.
-    #[error("{0}: its marker .scratch/pool can't be read as one; nothing was touched, restore it or empty the pool by hand")]
+    #[error(
+        "{0}: its marker .scratch/pool can't be read as one; nothing was touched, restore it or empty the pool by hand"
+    )]
     Marker(PathBuf),
     /// Another broker has it.
     #[error("{path}: is in use by another broker with runtime directory {runtime}; stop that one first")]

@@ -101,13 +101,7 @@ impl Trash {
     ///
     /// # Errors
     /// ENOENT when it is not there, EBUSY for a mount point, EXDEV from another file system, those of renameat2(2) else.
-    pub fn take(
-        &self,
-        from: BorrowedFd<'_>,
-        name: &CStr,
-        tenant: u32,
-        lease: LeaseId,
-    ) -> Result<TrashName, FsError> {
+    pub fn take(&self, from: BorrowedFd<'_>, name: &CStr, tenant: u32, lease: LeaseId) -> Result<TrashName, FsError> {
         self.rename(from, name, tenant, lease)
             .map_err(|errno| FsError::new("rename into trash", OsStr::from_bytes(name.to_bytes()), errno))
     }
@@ -147,7 +141,7 @@ impl Trash {
     fn try_rename(&self, from: BorrowedFd<'_>, name: &CStr, tenant: u32, lease: LeaseId) -> Result<TrashName, Errno> {
         loop {
             let entry = self.fresh(tenant, lease);
-            match rustix::fs::renameat_with(from, name, &self.directory, &entry.to_cstring(), RenameFlags::NOREPLACE) {
+            match rustix::fs::renameat_with(from, name, &self.directory, entry.to_cstring(), RenameFlags::NOREPLACE) {
                 // Somebody put it here by hand; numbers only go up, so this ends.
                 Err(Errno::EXIST) => {}
                 result => return result.map(|()| entry),
@@ -186,9 +180,18 @@ mod tests {
         assert_eq!(name.to_string(), "7.1000.abcdefghijklmnop");
         assert_eq!(TrashName::parse(b"7.1000.abcdefghijklmnop"), Some(name));
         for other in [
-            "", ".", "..", "7", "7.1000", "+7.1000.abcdefghijklmnop", "07.1000.abcdefghijklmnop",
-            "7.-1.abcdefghijklmnop", "7.1000.abcdefghijklmno1", "7.1000.abcdefghijklmnop.x",
-            "7.4294967296.abcdefghijklmnop", "18446744073709551616.0.abcdefghijklmnop",
+            "",
+            ".",
+            "..",
+            "7",
+            "7.1000",
+            "+7.1000.abcdefghijklmnop",
+            "07.1000.abcdefghijklmnop",
+            "7.-1.abcdefghijklmnop",
+            "7.1000.abcdefghijklmno1",
+            "7.1000.abcdefghijklmnop.x",
+            "7.4294967296.abcdefghijklmnop",
+            "18446744073709551616.0.abcdefghijklmnop",
         ] {
             assert_eq!(TrashName::parse(other.as_bytes()), None, "{other}");
         }

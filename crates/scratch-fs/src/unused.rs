@@ -43,4 +43,3 @@ fn is_unfinished(root: &OwnedFd, path: &Path) -> Result<bool, FsError> {
     }
     Ok(true)
 }
-

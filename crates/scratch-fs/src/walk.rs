@@ -75,12 +75,7 @@ enum Listed {
 }
 
 impl<'a> Worker<'a> {
-    pub(crate) fn new(
-        trash: &'a Trash,
-        rights: Rights,
-        queue: &'a Queue,
-        call_help: Option<&'a dyn Fn()>,
-    ) -> Self {
+    pub(crate) fn new(trash: &'a Trash, rights: Rights, queue: &'a Queue, call_help: Option<&'a dyn Fn()>) -> Self {
         let buffer = Box::new_uninit_slice(BUFFER_BYTES);
         Self { trash, rights, queue, call_help, names_removed: 0, buffer }
     }

@@ -20,8 +20,7 @@ pub struct Assumed {
 /// Of setgroups(2); EPERM when the identity did not take or the capability to override file permissions is still
 /// effective, as it is where the capability is an ambient one. Nothing has changed then.
 pub fn assume(uid: u32, gid: u32, groups: &[u32]) -> Result<Assumed, Errno> {
-    let guard =
-        Assumed { own_uid: rustix::process::geteuid().as_raw(), own_gid: rustix::process::getegid().as_raw() };
+    let guard = Assumed { own_uid: rustix::process::geteuid().as_raw(), own_gid: rustix::process::getegid().as_raw() };
     set_groups(groups)?;
     set_fsgid(gid);
     set_fsuid(uid);

@@ -3,6 +3,8 @@
 #[cfg(target_os = "linux")]
 mod chmod;
 #[cfg(target_os = "linux")]
+mod contained;
+#[cfg(target_os = "linux")]
 mod detach;
 #[cfg(target_os = "linux")]
 mod exec;
@@ -22,6 +24,8 @@ mod spawn;
 #[cfg(target_os = "linux")]
 pub use chmod::fchmodat2;
 #[cfg(target_os = "linux")]
+pub use contained::contained_directory;
+#[cfg(target_os = "linux")]
 pub use detach::{Detached, READY_NUMBER, spawn_detached};
 #[cfg(target_os = "linux")]
 pub use exec::secure_execution;
@@ -34,6 +38,6 @@ pub use packet::{Received, receive_packet, send_packet};
 #[cfg(target_os = "linux")]
 pub use peer::{peer_groups, peer_pidfd, refuse_descriptors, unread_by_peer};
 #[cfg(target_os = "linux")]
-pub use signals::{Caught, Signals, restore_default};
+pub use signals::{Caught, Signals, raise_unblocked, restore_default};
 #[cfg(target_os = "linux")]
 pub use spawn::{Spawn, Spawned, spawn};

@@ -168,7 +168,11 @@ impl Broker {
         self.end_on_disk_then(id, None).map_err(|(debt, _)| debt)
     }
 
-    fn end_on_disk_then(&self, id: LeaseId, when_freed: Option<WhenFreed>) -> Result<(), (Box<Debt>, Option<WhenFreed>)> {
+    fn end_on_disk_then(
+        &self,
+        id: LeaseId,
+        when_freed: Option<WhenFreed>,
+    ) -> Result<(), (Box<Debt>, Option<WhenFreed>)> {
         let tenant = self.lock().table.lease(id).map_or(self.uid, |lease| lease.tenant().0);
         match self.pool.end_lease(id, tenant) {
             Ok(Some(tree)) => self.reaper.push(tree, when_freed),
@@ -257,7 +261,6 @@ impl Broker {
         scratch_lease::Caller { tenant: scratch_lease::TenantId(self.uid), admin: true }
     }
 }
-
 
 fn lease_debt(id: LeaseId, tenant: u32, error: &FsError) -> Debt {
     Debt {

@@ -173,7 +173,7 @@ impl Broker {
         let mut made: Vec<Made> = Vec::with_capacity(plan.count);
         for index in 0..plan.count {
             let number = reserved.first_number + u32::try_from(index).unwrap_or(u32::MAX);
-            match make_one(directory, plan, number, identity.uid) {
+            match self.make_one(directory, plan, number, identity.uid) {
                 Ok(one) => made.push(one),
                 Err(error) => {
                     take_back(directory, plan.kind, &made);
@@ -182,6 +182,49 @@ impl Broker {
             }
         }
         Ok(made)
+    }
+
+    fn make_one(
+        &self,
+        directory: BorrowedFd<'_>,
+        plan: &Plan<'_>,
+        number: u32,
+        owner: u32,
+    ) -> Result<Made, RequestError> {
+        let unnamed =
+            |handle| Made { key: AreaKey::Number(number), name: format!("#{number}").into(), handle: Some(handle) };
+        match plan.kind {
+            AreaKind::Anonymous => Ok(unnamed(scratch_fs::create_anonymous(directory, plan.mode)?)),
+            AreaKind::Memory => Ok(unnamed(scratch_fs::create_memory(c"scratchd")?)),
+            AreaKind::File => match scratch_fs::create_file(directory, &plan.naming, plan.mode) {
+                Ok((handle, name)) => Ok(named(plan, name, Some(handle))),
+                Err(error) => Ok(named(plan, exact(plan)?, Some(again(directory, plan, owner, error)?))),
+            },
+            AreaKind::Directory => {
+                let name = match scratch_fs::create_directory(directory, &plan.naming, plan.mode) {
+                    Ok(name) => name,
+                    Err(error) => again(directory, plan, owner, error).and_then(|_| exact(plan))?,
+                };
+                let handle = if plan.want_handle { Some(self.directory_handle(directory, &name)?) } else { None };
+                Ok(named(plan, name, handle))
+            }
+        }
+    }
+
+    /// A directory as it may be given to a client. Whoever holds a plain descriptor can climb out of it with `..`, so that
+    /// the system broker gives a mount of its own; a session broker's clients are all one user, whom it keeps from nothing.
+    pub(crate) fn contained(&self, directory: OwnedFd) -> Result<OwnedFd, Errno> {
+        if self.session { Ok(directory) } else { scratch_sys::contained_directory(directory.as_fd()) }
+    }
+
+    fn directory_handle(&self, directory: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, RequestError> {
+        let handle = scratch_fs::open_directory(directory, name).and_then(|opened| self.contained(opened));
+        handle.map_err(|errno| {
+            // Best effort: it is new and empty, and what stays goes with its lease.
+            let _ = rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR);
+            let shown = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
+            FsError::new("open a contained handle of", shown, errno).into()
+        })
     }
 
     /// Enters what was made into the table. If the lease has ended meanwhile, it is all taken back.
@@ -228,9 +271,6 @@ fn plan<'a>(request: &'a v1::CreateRequest, exact: Option<&'a CStr>) -> Result<P
     let named = matches!(kind, AreaKind::File | AreaKind::Directory);
     if exact.is_some() && (count > 1 || !named) {
         return Err(RequestError::Kind("an exact name goes with one file or directory"));
-    }
-    if kind == AreaKind::Directory && request.want_handle {
-        return Err(RequestError::Unimplemented("a handle of a directory"));
     }
     if request.mode & !0o777 != 0 {
         return Err(RequestError::Mode(request.mode));
@@ -279,36 +319,22 @@ fn place(request: &v1::CreateRequest) -> Result<Option<CString>, RequestError> {
     }
 }
 
-fn make_one(directory: BorrowedFd<'_>, plan: &Plan<'_>, number: u32, owner: u32) -> Result<Made, RequestError> {
-    let unnamed = |handle| Made { key: AreaKey::Number(number), name: format!("#{number}").into(), handle: Some(handle) };
-    match plan.kind {
-        AreaKind::Anonymous => Ok(unnamed(scratch_fs::create_anonymous(directory, plan.mode)?)),
-        AreaKind::Memory => Ok(unnamed(scratch_fs::create_memory(c"scratchd")?)),
-        AreaKind::File => match scratch_fs::create_file(directory, &plan.naming, plan.mode) {
-            Ok((handle, name)) => Ok(named(plan, name, Some(handle))),
-            Err(error) => again(directory, plan, FileType::RegularFile, owner, error),
-        },
-        AreaKind::Directory => match scratch_fs::create_directory(directory, &plan.naming, plan.mode) {
-            Ok(name) => Ok(named(plan, name, None)),
-            Err(error) => again(directory, plan, FileType::Directory, owner, error),
-        },
+/// EEXIST of an exact name that was sent before: what stands there is given, if it is what was asked for.
+fn again(directory: BorrowedFd<'_>, plan: &Plan<'_>, owner: u32, error: FsError) -> Result<OwnedFd, RequestError> {
+    let kind = if plan.kind == AreaKind::Directory { FileType::Directory } else { FileType::RegularFile };
+    match plan.naming {
+        Naming::Exact(name) if error.errno == Errno::EXIST && plan.resend && plan.place.is_none() => {
+            scratch_fs::reopen_own(directory, name, kind, owner).map_err(exists)
+        }
+        _ => Err(exists(error)),
     }
 }
 
-/// EEXIST of an exact name that was sent before: what stands there is given, if it is what was asked for.
-fn again(
-    directory: BorrowedFd<'_>,
-    plan: &Plan<'_>,
-    kind: FileType,
-    owner: u32,
-    error: FsError,
-) -> Result<Made, RequestError> {
+/// The exact name of a plan, for what was found under it.
+fn exact(plan: &Plan<'_>) -> Result<CString, RequestError> {
     match plan.naming {
-        Naming::Exact(name) if error.errno == Errno::EXIST && plan.resend && plan.place.is_none() => {
-            let opened = scratch_fs::reopen_own(directory, name, kind, owner).map_err(exists)?;
-            Ok(named(plan, name.to_owned(), (kind == FileType::RegularFile).then_some(opened)))
-        }
-        _ => Err(exists(error)),
+        Naming::Exact(name) => Ok(name.to_owned()),
+        Naming::Random(_) => Err(RequestError::Request("only an exact name can be sent again")),
     }
 }
 

@@ -10,11 +10,11 @@ use scratch_proto::v1;
 
 use crate::broker::Broker;
 use crate::client::Client;
+use crate::clock;
 use crate::peer::{Identity, is_unix_socket};
 use crate::process::{self, HeldProcess};
 use crate::reason::RequestError;
 use crate::translate::{self, duration, lease_id};
-use crate::clock;
 
 /// Said in the reply when the kernel names no process that could hold the lease.
 const NO_PROCESS: &str = "the kernel names no process for this peer; its connection holds the lease";
@@ -42,9 +42,8 @@ impl Asking {
     /// # Errors
     /// PROCESS_GONE.
     pub(crate) fn of(client: &Client, holders: &[v1::HolderSpec]) -> Result<Self, RequestError> {
-        let own_process = |spec: &v1::HolderSpec| {
-            matches!(&spec.kind, Some(v1::holder_spec::Kind::Process(process)) if !process.fd)
-        };
+        let own_process =
+            |spec: &v1::HolderSpec| matches!(&spec.kind, Some(v1::holder_spec::Kind::Process(process)) if !process.fd);
         let wanted = holders.is_empty() || holders.iter().any(own_process);
         Ok(Self {
             caller: client.peer.caller,
@@ -157,6 +156,39 @@ impl Broker {
         reply
     }
 
+    /// As [`Broker::grant`]; with the lease's directory as a handle if the request wants it.
+    ///
+    /// # Errors
+    /// Also when the handle can't be made; the lease is ended then.
+    pub(crate) fn grant_with_handle(
+        self: &Arc<Self>,
+        asking: Asking,
+        request: v1::GrantRequest,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(v1::GrantResponse, Option<OwnedFd>), RequestError> {
+        let (caller, wanted) = (asking.caller, request.want_handle);
+        let mut granted = self.grant(asking, request, descriptors)?;
+        if !wanted {
+            return Ok((granted, None));
+        }
+        let id = lease_id(&granted.id)?;
+        let opened = self.pool.open_lease(id);
+        let handle = opened.and_then(|opened| {
+            self.contained(opened)
+                .map_err(|errno| FsError::new("open a contained handle of", self.pool.lease_path(id), errno))
+        });
+        match handle {
+            Ok(handle) => {
+                granted.fd = true;
+                Ok((granted, Some(handle)))
+            }
+            Err(error) => {
+                self.revoke(caller, id, None)?;
+                Err(error.into())
+            }
+        }
+    }
+
     fn check_grant(&self, request: &v1::GrantRequest) -> Result<(), RequestError> {
         if !request.pool.is_empty() && request.pool != self.config.pool[0].name {
             return Err(RequestError::PoolUnknown(request.pool.clone()));
@@ -166,9 +198,6 @@ impl Broker {
         }
         if request.limits.as_ref().is_some_and(|limits| limits.bytes != 0 || limits.inodes != 0) {
             return Err(RequestError::Unimplemented("a limit of bytes or inodes"));
-        }
-        if request.want_handle {
-            return Err(RequestError::Unimplemented("a handle of a directory"));
         }
         Ok(())
     }

@@ -50,8 +50,7 @@ impl Peer {
 
     /// From credentials that another library asked the kernel for.
     pub(crate) fn new(identity: Identity, pid: i32, admin_group: Option<u32>) -> Self {
-        let in_admin_group =
-            admin_group.is_some_and(|group| identity.gid == group || identity.groups.contains(&group));
+        let in_admin_group = admin_group.is_some_and(|group| identity.gid == group || identity.groups.contains(&group));
         let admin = identity.uid == 0 || in_admin_group;
         Self { caller: Caller { tenant: TenantId(identity.uid), admin }, identity: Arc::new(identity), pid }
     }
@@ -84,5 +83,6 @@ impl Peer {
 
 /// Whether a passed descriptor is a Unix socket; asks the socket layer alone, so that no file system can stall it.
 pub(crate) fn is_unix_socket(descriptor: &OwnedFd) -> bool {
-    rustix::net::sockopt::socket_domain(descriptor.as_fd()).is_ok_and(|family| family == rustix::net::AddressFamily::UNIX)
+    rustix::net::sockopt::socket_domain(descriptor.as_fd())
+        .is_ok_and(|family| family == rustix::net::AddressFamily::UNIX)
 }

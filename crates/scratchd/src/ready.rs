@@ -22,7 +22,8 @@ impl Ready {
 
     /// The broker serves.
     pub(crate) fn tell(self, broker: &Broker) {
-        let line = format!("scratchd ready: pool {}, sockets in {}\n", broker.pool.path().display(), broker.runtime.display());
+        let line =
+            format!("scratchd ready: pool {}, sockets in {}\n", broker.pool.path().display(), broker.runtime.display());
         let mut out = std::io::stdout().lock();
         // Nobody may be reading; the broker serves all the same.
         let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());

@@ -188,14 +188,7 @@ fn grant_of(id: LeaseId, record: &Record, holders: Vec<NewHolder>, now: BootTime
     }
 }
 
-fn debt(
-    subject: Subject,
-    lease: LeaseId,
-    tenant: u32,
-    broker: &Broker,
-    errno: Option<Errno>,
-    blocker: &str,
-) -> Debt {
+fn debt(subject: Subject, lease: LeaseId, tenant: u32, broker: &Broker, errno: Option<Errno>, blocker: &str) -> Debt {
     Debt {
         subject,
         lease: Some(lease),
@@ -208,4 +201,3 @@ fn debt(
         bytes: 0,
     }
 }
-

@@ -35,11 +35,7 @@ impl Broker {
     ///
     /// # Errors
     /// LEASE_UNKNOWN, NAME_INVALID, or the file system's word.
-    pub(crate) fn release(
-        &self,
-        client: &mut Client,
-        request: &v1::ReleaseRequest,
-    ) -> Result<Released, RequestError> {
+    pub(crate) fn release(&self, client: &mut Client, request: &v1::ReleaseRequest) -> Result<Released, RequestError> {
         let lease = match client.own_lease {
             Some(own) if request.lease.is_empty() => own,
             None if request.lease.is_empty() => return Err(Refusal::LeaseUnknown.into()),
@@ -72,9 +68,8 @@ impl Broker {
     ) -> Result<Released, RequestError> {
         let identity = Arc::clone(&client.peer.identity);
         let held = client.directory(self, lease)?;
-        let rights = identity
-            .assume(self.uid)
-            .map_err(|errno| FsError::new("take on the tenant's rights", "", errno))?;
+        let rights =
+            identity.assume(self.uid).map_err(|errno| FsError::new("take on the tenant's rights", "", errno))?;
         let opened = match parent {
             None => None,
             Some(parent) => match open_directory_beneath(held, parent) {

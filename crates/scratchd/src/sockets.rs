@@ -18,18 +18,22 @@ pub(crate) struct Sockets {
     pub(crate) handle: OwnedFd,
 }
 
-/// The daemon's directory: the option, SCRATCHD_RUNTIME_DIR, as root /run/scratchd, else the user's own.
-pub(crate) fn runtime_directory(option: Option<PathBuf>) -> PathBuf {
-    let named = option.or_else(|| std::env::var_os("SCRATCHD_RUNTIME_DIR").filter(|v| !v.is_empty()).map(PathBuf::from));
-    let uid = rustix::process::geteuid();
-    named.unwrap_or_else(|| if uid.is_root() { "/run/scratchd".into() } else { session_directory() })
+/// The daemon's directory: the option, SCRATCHD_RUNTIME_DIR, a user's own for a session, else /run/scratchd.
+pub(crate) fn runtime_directory(option: Option<PathBuf>, session: bool) -> PathBuf {
+    let named =
+        option.or_else(|| std::env::var_os("SCRATCHD_RUNTIME_DIR").filter(|v| !v.is_empty()).map(PathBuf::from));
+    named.unwrap_or_else(|| if session { session_directory() } else { "/run/scratchd".into() })
 }
 
-/// The session broker's directory.
-pub(crate) fn session_directory() -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if Path::new(&directory).is_absolute() => PathBuf::from(directory).join("scratchd"),
-        _ => format!("/tmp/scratchd-{}", rustix::process::geteuid().as_raw()).into(),
+/// The session broker's directory, by the same rule as clients look for it.
+fn session_directory() -> PathBuf {
+    use std::os::unix::fs::MetadataExt;
+    let own = rustix::process::geteuid().as_raw();
+    let is_own =
+        |path: &PathBuf| path.is_absolute() && path.metadata().is_ok_and(|found| found.is_dir() && found.uid() == own);
+    match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(is_own) {
+        Some(directory) => directory.join("scratchd"),
+        None => format!("/tmp/scratchd-{own}").into(),
     }
 }
 
@@ -70,13 +74,7 @@ pub(crate) fn remove(directory: &OwnedFd) {
     }
 }
 
-fn listening(
-    directory: &OwnedFd,
-    path: &Path,
-    name: &str,
-    kind: SocketType,
-    mode: u32,
-) -> Result<OwnedFd, FsError> {
+fn listening(directory: &OwnedFd, path: &Path, name: &str, kind: SocketType, mode: u32) -> Result<OwnedFd, FsError> {
     let shown = path.join(name);
     remove_stale(directory, name, &shown)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

@@ -37,7 +37,9 @@ pub enum StartError {
     #[error("admin.group {0:?} does not exist; create it (groupadd --system {0}) or take the key out")]
     Group(String),
     /// It needs root's rights or none.
-    #[error("the broker has root's rights without being root (uid {0}, with capabilities); start it as root, or without them")]
+    #[error(
+        "the broker has root's rights without being root (uid {0}, with capabilities); start it as root, or without them"
+    )]
     Rights(u32),
 }
 
@@ -84,7 +86,7 @@ fn start(options: &DaemonOptions) -> Result<Started, StartError> {
     let session = options.session || !rustix::process::geteuid().is_root();
     check_rights()?;
     raise_descriptor_limit();
-    let runtime_path = std::path::absolute(sockets::runtime_directory(options.runtime_dir.clone()))?;
+    let runtime_path = std::path::absolute(sockets::runtime_directory(options.runtime_dir.clone(), session))?;
     let runtime = sockets::open_runtime(&runtime_path, if session { 0o700 } else { 0o755 })?;
     let config = configuration(options, session)?;
     let admin_group = admin_group(&config)?;

@@ -48,10 +48,9 @@ pub(crate) fn holder(holder: &scratch_lease::Holder) -> v1::Holder {
         HolderKind::Connection(_) => Kind::Connection(ConnectionInfo { lost: false }),
         HolderKind::LostConnection { .. } => Kind::Connection(ConnectionInfo { lost: true }),
         HolderKind::Process(process) => Kind::Process(ProcessInfo { pid: process.pid }),
-        HolderKind::Ttl { granted, deadline } => Kind::Ttl(TtlInfo {
-            granted_ttl: Some(wire_duration(granted)),
-            expire_time: Some(timestamp(deadline)),
-        }),
+        HolderKind::Ttl { granted, deadline } => {
+            Kind::Ttl(TtlInfo { granted_ttl: Some(wire_duration(granted)), expire_time: Some(timestamp(deadline)) })
+        }
         HolderKind::Descriptor => Kind::Descriptor(DescriptorInfo {}),
     };
     v1::Holder { id: holder.id, kind: Some(kind) }
@@ -131,9 +130,7 @@ fn record_holder(holder: &scratch_lease::Holder) -> scratch_fs::RecordHolder {
             start_time: process.start_time,
             pidfd_inode: process.pidfd_inode,
         }),
-        HolderKind::Ttl { granted, .. } => {
-            RecordHolderKind::Ttl(u64::try_from(granted.as_nanos()).unwrap_or(u64::MAX))
-        }
+        HolderKind::Ttl { granted, .. } => RecordHolderKind::Ttl(u64::try_from(granted.as_nanos()).unwrap_or(u64::MAX)),
         HolderKind::Descriptor => RecordHolderKind::Descriptor(true),
     };
     scratch_fs::RecordHolder { kind: Some(kind) }

@@ -3,19 +3,20 @@
 //! The command stays in the wrapper's process group, as under env(1), nice(1) and time(1). A group of its own would have to be
 //! made the terminal's foreground group, and then the rest of a pipeline (`scratch run -- git log | less`) would be stopped
 //! for touching the terminal, and Ctrl-C would pass by the script or make(1) that called us. So the terminal's signals reach
-//! the command by themselves, and whoever stops, continues or kills the whole group has both. What is left to do:
+//! the command by themselves, and whoever continues or kills the whole group has both. What is left to do:
 //! - signals that a process sent to the wrapper are handed on. Those of the terminal come from the kernel, and the command
 //!   has them already. sudo(8) leaves out senders of its own group, too: then a script's `kill $!` does nothing;
-//! - when the command alone stops itself, as ssh's `~^Z` does, the wrapper stops as well, so that the shell notices.
+//! - the wrapper stops when, and only when, the command was stopped by job control. If Ctrl-Z stopped the wrapper by itself,
+//!   the shell would have the terminal while the command still reads from it, or goes on for good because it ignores Ctrl-Z.
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, pidfd_send_signal};
-use scratch_sys::{Caught, Signals, Spawned, restore_default};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, pidfd_send_signal};
+use scratch_sys::{Caught, Signals, Spawned, raise_unblocked, restore_default};
 
 use crate::exit;
 
-/// What is handed on to the command.
+/// What is handed on to the command, besides the stops of job control.
 const FORWARDED: [Signal; 7] =
     [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::WINCH];
 /// Stops of job control. SIGSTOP is none: who stops one process so, will continue that one.
@@ -25,7 +26,7 @@ const JOB_CONTROL: [Signal; 3] = [Signal::TSTP, Signal::TTIN, Signal::TTOU];
 pub(super) fn block_signals() -> Result<Signals, Errno> {
     // Where the caller ignores it, children would vanish without a status.
     restore_default(Signal::CHILD);
-    Signals::block(&[&FORWARDED[..], &[Signal::CHILD, Signal::CONT]].concat())
+    Signals::block(&[&FORWARDED[..], &JOB_CONTROL, &[Signal::CHILD, Signal::CONT]].concat())
 }
 
 /// Waits until the command has ended, and answers what a shell would say of it. All children that have ended by then are
@@ -43,11 +44,9 @@ pub(super) fn until_it_ends(command: &Spawned, signals: &Signals) -> Result<u8, 
             return Ok(code);
         }
         if let Some(stop) = changes.stopped.filter(|_| has_terminal) {
-            let continued = caught.iter().any(|caught| caught.number == Signal::CONT.as_raw());
-            // With a SIGCONT at hand both of us were stopped and are being continued, and this is old news.
-            if !continued {
-                // Returns when we are continued; at once where nobody could (an orphaned process group).
-                kill_process(getpid(), stop)?;
+            // With a SIGCONT at hand the stop is old news: everybody is being continued.
+            if caught.iter().all(|caught| caught.number != Signal::CONT.as_raw()) {
+                raise_unblocked(stop);
             }
             send(command, Signal::CONT);
         }
@@ -85,7 +84,7 @@ fn judge(status: WaitStatus) -> Changes {
 /// The signal to hand on, if a process other than the command sent it.
 fn to_forward(caught: Caught, command: Pid) -> Option<Signal> {
     let sender = caught.sender?;
-    let signal = FORWARDED.into_iter().find(|signal| signal.as_raw() == caught.number)?;
+    let signal = FORWARDED.into_iter().chain(JOB_CONTROL).find(|signal| signal.as_raw() == caught.number)?;
     (sender != Pid::as_raw(Some(command))).then_some(signal)
 }
 

@@ -6,7 +6,7 @@ use scratch_fs::{Rights, remove, usage};
 use std::os::fd::AsFd;
 
 use crate::contain::contained;
-use crate::fixture::{Fixture, TWO, make_chain, own, TENANT};
+use crate::fixture::{Fixture, TENANT, TWO, make_chain, own};
 
 #[test]
 fn twenty_thousand_levels_go() {

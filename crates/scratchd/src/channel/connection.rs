@@ -49,13 +49,7 @@ pub(crate) enum Sent {
 
 impl Connection {
     pub(crate) fn new(client: Client) -> Self {
-        Self {
-            client,
-            under_way: HashSet::new(),
-            owed: VecDeque::new(),
-            blocked: None,
-            reading: true,
-        }
+        Self { client, under_way: HashSet::new(), owed: VecDeque::new(), blocked: None, reading: true }
     }
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {

@@ -16,8 +16,8 @@ use crate::translate::{lease_id, wire_duration};
 
 /// What a request has led to so far.
 pub(crate) enum Outcome {
-    /// The answer.
-    Answer(Answer),
+    /// The answer, perhaps with a directory's handle.
+    Answer(Answer, Option<OwnedFd>),
     /// Areas that were made, with their descriptors.
     Created(Creation),
     /// It is worked on elsewhere; the answer comes by mail.
@@ -32,9 +32,9 @@ pub(crate) struct ReplyTo {
 }
 
 impl ReplyTo {
-    fn send(self, answer: Answer) {
+    fn send(self, answer: Answer, handle: Option<OwnedFd>) {
         let response = v1::ChannelResponse { id: self.request, result: Some(answer) };
-        self.mail.send(Mail::Reply { connection: self.connection, response });
+        self.mail.send(Mail::Reply { connection: self.connection, response, handle });
     }
 }
 
@@ -55,12 +55,12 @@ pub(crate) fn dispatch(
     descriptors: Vec<OwnedFd>,
     reply_to: ReplyTo,
 ) -> Outcome {
-    let here = |result| Outcome::Answer(answer(result));
+    let here = |result| Outcome::Answer(answer(result), None);
     match op {
         Op::Ping(_) => here(Ok(Answer::Ping(v1::PingResponse {}))),
         Op::Create(request) => match broker.create(client, &request) {
             Ok(creation) => Outcome::Created(creation),
-            Err(at) => Outcome::Answer(refusal(&at.error, (request.count > 1).then_some(at.index))),
+            Err(at) => Outcome::Answer(refusal(&at.error, (request.count > 1).then_some(at.index)), None),
         },
         Op::Release(request) => release(broker, client, &request, reply_to),
         Op::KeepAlive(request) => here(keep_alive(broker, client, request)),
@@ -93,19 +93,32 @@ fn grant(
         Ok(asking) => asking,
         Err(error) => {
             broker.side.close(descriptors);
-            return Outcome::Answer(refusal(&error, None));
+            return Outcome::Answer(refusal(&error, None), None);
         }
     };
     if descriptors.is_empty() {
-        let granted = broker.grant(asking, request, descriptors).map(Answer::Grant);
-        return Outcome::Answer(answer(granted));
+        let (answer, handle) = granted(broker, asking, request, descriptors);
+        return Outcome::Answer(answer, handle);
     }
     let broker = Arc::clone(broker);
     let side = Arc::clone(&broker);
     side.side.run(reply_to.connection, move || {
-        reply_to.send(answer(broker.grant(asking, request, descriptors).map(Answer::Grant)));
+        let (answer, handle) = granted(&broker, asking, request, descriptors);
+        reply_to.send(answer, handle);
     });
     Outcome::UnderWay
+}
+
+fn granted(
+    broker: &Arc<Broker>,
+    asking: Asking,
+    request: v1::GrantRequest,
+    descriptors: Vec<OwnedFd>,
+) -> (Answer, Option<OwnedFd>) {
+    match broker.grant_with_handle(asking, request, descriptors) {
+        Ok((granted, handle)) => (Answer::Grant(granted), handle),
+        Err(error) => (refusal(&error, None), None),
+    }
 }
 
 /// On a side thread in any case: a lease's record is written by one thread at a time, in the order of the requests.
@@ -120,8 +133,8 @@ fn attach(
     let broker = Arc::clone(broker);
     let side = Arc::clone(&broker);
     side.side.run(key(&request.lease), move || match asking {
-        Ok(asking) => reply_to.send(answer(broker.attach(asking, &request, descriptors).map(Answer::Attach))),
-        Err(error) => reply_to.send(refusal(&error, None)),
+        Ok(asking) => reply_to.send(answer(broker.attach(asking, &request, descriptors).map(Answer::Attach)), None),
+        Err(error) => reply_to.send(refusal(&error, None), None),
     });
     Outcome::UnderWay
 }
@@ -134,21 +147,20 @@ fn key(lease: &str) -> u64 {
 }
 
 fn release(broker: &Arc<Broker>, client: &mut Client, request: &v1::ReleaseRequest, reply_to: ReplyTo) -> Outcome {
-    let reply = |existed, debt: Vec<String>| {
-        Answer::Release(v1::ReleaseResponse { existed, freed: debt.is_empty(), debt })
-    };
+    let reply =
+        |existed, debt: Vec<String>| Answer::Release(v1::ReleaseResponse { existed, freed: debt.is_empty(), debt });
     match broker.release(client, request) {
-        Err(error) => Outcome::Answer(refusal(&error, None)),
-        Ok(Released::Nothing) => Outcome::Answer(reply(false, Vec::new())),
-        Ok(Released::Gone) => Outcome::Answer(reply(true, Vec::new())),
+        Err(error) => Outcome::Answer(refusal(&error, None), None),
+        Ok(Released::Nothing) => Outcome::Answer(reply(false, Vec::new()), None),
+        Ok(Released::Gone) => Outcome::Answer(reply(true, Vec::new()), None),
         Ok(Released::Trashed(tree)) if request.wait() == v1::Wait::Freed => {
-            broker.reaper.push(tree, Some(Box::new(move |debt| reply_to.send(reply(true, debt)))));
+            broker.reaper.push(tree, Some(Box::new(move |debt| reply_to.send(reply(true, debt), None))));
             Outcome::UnderWay
         }
         Ok(Released::Trashed(tree)) => {
             broker.reaper.push(tree, None);
             let answer = v1::ReleaseResponse { existed: true, freed: false, debt: Vec::new() };
-            Outcome::Answer(Answer::Release(answer))
+            Outcome::Answer(Answer::Release(answer), None)
         }
     }
 }
@@ -163,16 +175,16 @@ fn revoke(broker: &Arc<Broker>, client: &mut Client, request: &v1::RevokeRequest
     let caller = client.peer.caller;
     if request.wait() == v1::Wait::Freed {
         let (mail, connection, id) = (reply_to.mail.clone(), reply_to.connection, reply_to.request);
-        let when_freed = Box::new(move |debt| reply_to.send(reply(debt)));
+        let when_freed = Box::new(move |debt| reply_to.send(reply(debt), None));
         return match broker.revoke(caller, lease, Some(when_freed)) {
             Ok(()) => Outcome::UnderWay,
             Err(error) => {
-                ReplyTo { mail, connection, request: id }.send(refusal(&error, None));
+                ReplyTo { mail, connection, request: id }.send(refusal(&error, None), None);
                 Outcome::UnderWay
             }
         };
     }
     let revoked = broker.revoke(caller, lease, None);
     let done = Answer::Revoke(v1::RevokeResponse { freed: false, debt: Vec::new() });
-    Outcome::Answer(answer(revoked.map(|()| done)))
+    Outcome::Answer(answer(revoked.map(|()| done)), None)
 }

@@ -17,7 +17,7 @@ use crate::broker::Broker;
 /// Something for a channel thread that did not come through a socket.
 pub(crate) enum Mail {
     /// The answer to a request that was worked on elsewhere.
-    Reply { connection: u64, response: v1::ChannelResponse },
+    Reply { connection: u64, response: v1::ChannelResponse, handle: Option<OwnedFd> },
     /// Read all that is readable, then say so.
     ReadOn(Arc<ReadOn>),
     /// Stop reading, send what is owed, end.

@@ -181,7 +181,7 @@ impl Thread {
     fn read_mail(&mut self) {
         for mail in self.mail.take() {
             match mail {
-                Mail::Reply { connection, response } => self.late_reply(connection, &response),
+                Mail::Reply { connection, response, handle } => self.late_reply(connection, &response, handle),
                 Mail::ReadOn(read_on) => {
                     self.read_on();
                     read_on.done();
@@ -219,10 +219,10 @@ impl Thread {
         }
     }
 
-    fn late_reply(&mut self, token: u64, response: &v1::ChannelResponse) {
+    fn late_reply(&mut self, token: u64, response: &v1::ChannelResponse, handle: Option<OwnedFd>) {
         let Some(mut connection) = self.connections.remove(&token) else { return };
         connection.under_way.remove(&response.id);
-        let sent = connection.reply(response, Vec::new(), Vec::new, &mut self.scratch);
+        let sent = connection.reply(response, handle.into_iter().collect(), Vec::new, &mut self.scratch);
         self.go_on(token, connection, if sent == Sent::Closed { Go::Away } else { Go::On });
     }
 
@@ -257,12 +257,8 @@ impl Thread {
     /// One packet: received, counted, carried out, answered.
     fn receive(&mut self, token: u64, connection: &mut Connection) -> Go {
         let mut received = Vec::new();
-        let packet = scratch_sys::receive_packet(
-            connection.socket(),
-            &mut self.packet,
-            &mut received,
-            RecvFlags::DONTWAIT,
-        );
+        let packet =
+            scratch_sys::receive_packet(connection.socket(), &mut self.packet, &mut received, RecvFlags::DONTWAIT);
         let packet = match packet {
             Ok(packet) => packet,
             Err(Errno::AGAIN) => return Go::On,
@@ -301,7 +297,7 @@ impl Thread {
                 connection.under_way.insert(request.id);
                 Go::On
             }
-            Outcome::Answer(answer) => may_go_on(self.answer(connection, request.id, answer)),
+            Outcome::Answer(answer, handle) => may_go_on(self.answer(connection, request.id, answer, handle)),
             Outcome::Created(creation) => may_go_on(self.created(connection, request.id, creation)),
         }
     }
@@ -319,9 +315,9 @@ impl Thread {
         op.ok_or(RequestError::Request("the request has no operation, or one of another version"))
     }
 
-    fn answer(&mut self, connection: &mut Connection, id: u64, answer: Answer) -> Sent {
+    fn answer(&mut self, connection: &mut Connection, id: u64, answer: Answer, handle: Option<OwnedFd>) -> Sent {
         let response = v1::ChannelResponse { id, result: Some(answer) };
-        connection.reply(&response, Vec::new(), Vec::new, &mut self.scratch)
+        connection.reply(&response, handle.into_iter().collect(), Vec::new, &mut self.scratch)
     }
 
     fn created(&mut self, connection: &mut Connection, id: u64, mut creation: Creation) -> Sent {

@@ -77,10 +77,7 @@ impl Admin for Service {
         }))
     }
 
-    async fn list_debt(
-        &self,
-        request: Request<v1::ListDebtRequest>,
-    ) -> Result<Response<v1::ListDebtResponse>, Status> {
+    async fn list_debt(&self, request: Request<v1::ListDebtRequest>) -> Result<Response<v1::ListDebtResponse>, Status> {
         let caller = peer(&self.0, &request)?.caller;
         Ok(Response::new(v1::ListDebtResponse { debts: with_names(self.debts(caller)).await }))
     }

@@ -40,10 +40,7 @@ impl Leases for Service {
     type KeepAliveStream = Empty<Result<v1::KeepAliveResponse, Status>>;
     type WatchStream = Empty<Result<v1::WatchResponse, Status>>;
 
-    async fn list(
-        &self,
-        request: Request<v1::ListLeasesRequest>,
-    ) -> Result<Response<v1::ListLeasesResponse>, Status> {
+    async fn list(&self, request: Request<v1::ListLeasesRequest>) -> Result<Response<v1::ListLeasesResponse>, Status> {
         let caller = peer(&self.0, &request)?.caller;
         let request = request.into_inner();
         let size = match usize::try_from(request.page_size).unwrap_or(PAGE_MAX) {

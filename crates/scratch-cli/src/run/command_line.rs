@@ -5,21 +5,21 @@ use std::time::Duration;
 
 use super::failure::Failure;
 
-/// Run CMD under a lease of its own: its temporary files are gone when it and all that it left running have ended.
+/// Run CMD under a lease of its own: its temporary files are gone when it and all that it left running have ended
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArgs {
-    /// The pool to take the lease from; else the first configured one.
+    /// The pool to take the lease from; else the first configured one
     #[arg(long, value_name = "POOL")]
     pub(super) pool: Option<String>,
-    /// End the lease after this time at the latest, as in 90s or 2h. CMD is not killed.
+    /// End the lease after this time at the latest, as in 90s or 2h. CMD is not killed
     #[arg(long, value_name = "DURATION", value_parser = ttl)]
     pub(super) ttl: Option<Duration>,
-    /// For people and for `scratch ls`; may be given more than once.
+    /// For people and for `scratch ls`; may be given more than once
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub(super) labels: Vec<(String, String)>,
     #[command(flatten)]
     later: LaterOptions,
-    /// The command and its arguments.
+    /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub(super) command: Vec<OsString>,
 }
@@ -27,19 +27,19 @@ pub(crate) struct RunArgs {
 /// Options that have their place in the contract and are refused until they do what they say.
 #[derive(Debug, clap::Args)]
 struct LaterOptions {
-    /// Not in this version.
+    /// Not in this version
     #[arg(long, value_name = "BYTES")]
     size: Option<OsString>,
-    /// Not in this version.
+    /// Not in this version
     #[arg(long, value_name = "NUMBER")]
     inodes: Option<OsString>,
-    /// Not in this version.
+    /// Not in this version
     #[arg(long)]
     soft: bool,
-    /// Not in this version.
+    /// Not in this version
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true)]
     keep_on_failure: Option<Option<OsString>>,
-    /// Not in this version.
+    /// Not in this version
     #[arg(long)]
     private_tmp: bool,
 }

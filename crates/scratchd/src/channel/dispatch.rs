@@ -169,7 +169,7 @@ fn revoke(broker: &Arc<Broker>, client: &mut Client, request: &v1::RevokeRequest
     let reply = |debt: Vec<String>| Answer::Revoke(v1::RevokeResponse { freed: debt.is_empty(), debt });
     let lease = match lease_id(&request.lease) {
         Ok(lease) => lease,
-        Err(error) => return Outcome::Answer(refusal(&error, None)),
+        Err(error) => return Outcome::Answer(refusal(&error, None), None),
     };
     client.let_go(lease);
     let caller = client.peer.caller;

@@ -4,7 +4,8 @@
 
 use std::ffi::OsStr;
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -35,6 +36,24 @@ pub fn contained(test: &str, body: impl FnOnce()) {
     } else {
         run_inside(test);
     }
+}
+
+/// Runs this program again with the same arguments, contained, with one directory kept writable; `None` inside.
+///
+/// # Panics
+/// When the machine allows no namespaces, or the containment can't be proved.
+#[must_use]
+pub fn contained_program(keep: &Path) -> Option<ExitStatus> {
+    if is_inside() {
+        prove_inside();
+        return None;
+    }
+    if let Err(why) = namespaces() {
+        panic!("this program removes trees, and runs contained or not at all: {why}");
+    }
+    let mut command = inside();
+    command.args(std::env::args_os().skip(1)).env("CONTAIN_KEEP", keep);
+    Some(command.status().expect("unshare was there a moment ago"))
 }
 
 /// Whether the tests have root's rights. Without, brokers under test are session brokers of this user.
@@ -84,7 +103,8 @@ fn namespaces() -> Result<(), &'static str> {
     probe.as_ref().copied().map_err(String::as_str)
 }
 
-fn run_inside(test: &str) {
+/// This program, contained; its arguments are to be added.
+fn inside() -> Command {
     let mut command = unshare();
     command.args(["sh", "-c", SCRIPT, "contain"]).arg(source_tree()).arg(target_directory());
     if !is_root() {
@@ -93,9 +113,14 @@ fn run_inside(test: &str) {
         command.args(["unshare", "--user"]).arg(format!("--map-user={user}")).arg(format!("--map-group={group}"));
     }
     command.arg(std::env::current_exe().expect("/proc names this program"));
-    command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
     command.env(CONTAINED, mount_namespace()).env_remove("SCRATCHD_LEASE").env_remove("TMPDIR");
     command.env_remove("SCRATCHD_RUNTIME_DIR").env("PYTHONDONTWRITEBYTECODE", OsStr::new("1"));
+    command
+}
+
+fn run_inside(test: &str) {
+    let mut command = inside();
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
 
     let mut child = command.stdout(Stdio::piped()).spawn().expect("unshare was there a moment ago");
     let mut pipe = child.stdout.take().expect("stdout is piped");

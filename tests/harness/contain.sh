@@ -5,6 +5,7 @@
 #
 # usage: sh -c "$(cat contain.sh)" contain TREE TARGET COMMAND…
 # TREE and TARGET (the source tree, cargo's target directory) stay visible, read-only, wherever they are.
+# CONTAIN_KEEP names a directory that stays writable: for benchmarks, which need this machine's own file system.
 set -eu
 exec 2>&1
 refuse() { echo "contain: $*"; exit 70; }
@@ -13,13 +14,15 @@ tree=$1 target=$2
 shift 2
 fresh="/tmp /var/tmp /dev/shm /run"
 exec 3<"$tree" 4<"$target"
+keep=${CONTAIN_KEEP-}
+[ -z "$keep" ] || mount -n --bind "$keep" "$keep" || refuse "$keep can't be kept"
 
 # Per-mount flags are repeated: in a user namespace a mount keeps those it came with, or it is not remounted at all.
 # What can't be remounted (hidden below another mount, say) is found by the proof if it matters.
 points() { cut -d' ' -f5,6 /proc/self/mountinfo; }
 points | while read -r point flags; do
   point=$(printf '%b' "$point")
-  [ "$point" = /proc ] || mount -n -o "remount,bind,$flags,ro" "$point" 2>/dev/null || true
+  [ "$point" = /proc ] || [ "$point" = "$keep" ] || mount -n -o "remount,bind,$flags,ro" "$point" 2>/dev/null || true
 done
 
 writable() {
@@ -32,7 +35,7 @@ prove() {
 prove / /etc /usr /usr/local /bin /var /root /home /opt /srv /mnt /dev /sys $fresh "$tree" "$target"
 points | while read -r point _; do
   point=$(printf '%b' "$point")
-  case $point in /proc | /proc/*) ;; *) prove "$point" ;; esac
+  case $point in /proc | /proc/* | "$keep") ;; *) prove "$point" ;; esac
 done
 
 for place in $fresh; do

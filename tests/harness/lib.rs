@@ -14,7 +14,7 @@ mod wait;
 
 pub use broker::{Broker, Options, Refusal};
 pub use channel::Channel;
-pub use contain::{contained, is_root};
+pub use contain::{contained, contained_program, is_root};
 pub use held::Held;
 pub use left_out::left_out;
 pub use place::{Filesystem, Place};

@@ -1,0 +1,127 @@
+//! `cargo xtask bench`: the cases of the design's table, each side by side with its peer, interleaved in one run, in the
+//! same directory. It prints medians and their ratio; nothing here asserts a time.
+
+mod areas;
+mod channel;
+mod echo;
+mod measure;
+mod trees;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use scratch_client::{Client, ConnectOptions, CreateMode};
+use scratch_tests::{Broker, Options, contained_program};
+
+use measure::Row;
+
+/// Measures the cases of the design's table.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Also write the rows as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// A directory on the file system that the ext4 column means; made and removed again
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    disk: PathBuf,
+    /// Only these cases
+    cases: Vec<String>,
+    /// A part of a case that is a process of its own
+    #[arg(long, hide = true, value_name = "PART")]
+    part: Option<String>,
+}
+
+/// One pool with its broker, on one file system.
+struct Site {
+    broker: Broker,
+    file_system: &'static str,
+    /// Where the peer works: beside the pool.
+    beside: PathBuf,
+}
+
+impl Site {
+    fn new(directory: &Path, file_system: &'static str) -> std::io::Result<Self> {
+        let pool = directory.join("pool");
+        let beside = directory.join("beside");
+        std::fs::create_dir_all(&beside)?;
+        Ok(Self { broker: Broker::start(Options { pool: Some(pool), environment: vec![("SCRATCHD_LOG".into(), "warn".into())], ..Options::default() }), file_system, beside })
+    }
+
+    fn client(&self, create: CreateMode) -> Client {
+        let options = ConnectOptions {
+            runtime_directory: Some(self.broker.runtime_dir()),
+            create: Some(create),
+            ..ConnectOptions::default()
+        };
+        Client::connect(&options).expect("the broker was started a moment ago")
+    }
+}
+
+/// The rows of a case, or of several that are measured together.
+type Case = (&'static [&'static str], fn(&Site) -> Vec<Row>);
+
+const CASES: &[Case] = &[
+    (&["file-direct"], |site| vec![areas::file_direct(site)]),
+    (&["anonymous-direct"], |site| vec![areas::anonymous_direct(site)]),
+    (&["dir-empty"], |site| vec![areas::dir_empty(site)]),
+    (&["dir-100"], |site| vec![areas::dir_100(site)]),
+    (&["anonymous-broker"], |site| vec![areas::anonymous_broker(site)]),
+    (&["anonymous-stock"], |site| vec![areas::anonymous_stock(site)]),
+    (&["named-broker"], |site| vec![areas::named_broker(site)]),
+    (&["channel-empty"], |site| vec![channel::channel_empty(site)]),
+    (&["release-tree", "reap-tree-wall", "reap-tree-cpu"], trees::trees),
+    (&["sigkill-gone-p99"], |site| vec![channel::sigkill_gone(site)]),
+];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.part.as_deref() {
+        Some("echo") => return echo::serve(),
+        Some("hold") => return channel::hold(),
+        _ => {}
+    }
+    if let Err(error) = std::fs::create_dir_all(&arguments.disk) {
+        eprintln!("bench: {}: {error}", arguments.disk.display());
+        return ExitCode::FAILURE;
+    }
+    let disk = arguments.disk.canonicalize().unwrap_or_else(|_| arguments.disk.clone());
+    // What the contained part leaves here is the benchmark's own; JSON goes through it too, the rest being read-only.
+    if let Some(status) = contained_program(&disk) {
+        if let Some(file) = &arguments.json
+            && let Err(error) = std::fs::copy(disk.join("rows.json"), file)
+        {
+            eprintln!("bench: {}: {error}", file.display());
+            return ExitCode::FAILURE;
+        }
+        return if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    match run(&arguments, &disk) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments, disk: &Path) -> std::io::Result<()> {
+    let mut rows = Vec::new();
+    measure::print_head();
+    for (directory, file_system) in [(disk, measure::file_system_of(disk)), (Path::new("/dev/shm"), "tmpfs")] {
+        let directory = directory.join(format!("bench-{}", std::process::id()));
+        std::fs::create_dir(&directory)?;
+        let site = Site::new(&directory, file_system)?;
+        for (names, case) in CASES {
+            if arguments.cases.is_empty() || arguments.cases.iter().any(|wanted| names.contains(&wanted.as_str())) {
+                for row in case(&site) {
+                    row.print();
+                    rows.push(row.to_json());
+                }
+            }
+        }
+        drop(site);
+        measure::clean(&directory)?;
+    }
+    std::fs::write(disk.join("rows.json"), serde_json::Value::Array(rows).to_string())
+}

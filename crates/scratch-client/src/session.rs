@@ -20,8 +20,8 @@ use crate::connect::{ConnectOptions, Connected, try_connect, variable};
 const READY_TIME_MAX: Duration = Duration::from_secs(10);
 /// Longest readiness line: a path and a word.
 const LINE_BYTES_MAX: usize = 8192;
-/// How often a broker may be found that ends just then.
-const ATTEMPTS_MAX: usize = 5;
+/// Between looks at a pool whose broker begins or ends just then.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// Without a client a session broker ends after this time.
 const IDLE_EXIT: &str = "60s";
 /// These lead into a lease when this process runs under one; the broker must neither live there nor look like a holder.
@@ -31,8 +31,8 @@ const LEASE_VARIABLES: [&str; 4] = ["TMPDIR", "TMP", "TEMP", "SCRATCHD_LEASE"];
 #[derive(Debug, PartialEq, Eq)]
 enum Word {
     Ready,
-    /// The pool is served by the broker of another runtime directory.
-    Locked(PathBuf),
+    /// The pool is served by another broker; it has written down its runtime directory, or is about to.
+    Locked(Option<PathBuf>),
     Failed(String),
 }
 
@@ -41,18 +41,23 @@ pub(crate) fn start(directory: &Path, options: &ConnectOptions) -> Result<Connec
     let held = own_directory(directory)?;
     // Held until the broker is ready, so that of many starters one starts.
     let _lock = lock(held.as_fd(), directory)?;
-    for _ in 0..ATTEMPTS_MAX {
+    let deadline = Instant::now() + READY_TIME_MAX;
+    while Instant::now() < deadline {
         if let Some(connected) = try_connect(directory)? {
             return Ok(connected);
         }
         let served = match launch(held.as_fd(), directory, options)? {
-            Word::Ready => directory.to_owned(),
+            Word::Ready => Some(directory.to_owned()),
             Word::Locked(other) => other,
             Word::Failed(reason) => return Err(ClientError::Start { log: directory.join("log"), reason }),
         };
-        if let Some(connected) = try_connect(&served)? {
+        if let Some(served) = served
+            && let Some(connected) = try_connect(&served)?
+        {
             return Ok(connected);
         }
+        // The broker that has the pool is just beginning, or ending: a moment, then it is another's turn.
+        std::thread::sleep(RETRY_AFTER);
     }
     let reason = "it was ready and then did not answer".to_owned();
     Err(ClientError::Start { log: directory.join("log"), reason })
@@ -170,7 +175,7 @@ fn understand(line: &[u8]) -> Word {
     };
     match word {
         b"ready" => Word::Ready,
-        b"locked" if !rest.is_empty() => Word::Locked(PathBuf::from(OsStr::from_bytes(rest))),
+        b"locked" => Word::Locked((!rest.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(rest)))),
         b"error" => Word::Failed(String::from_utf8_lossy(rest).into_owned()),
         b"" => Word::Failed("it ended before it was ready".to_owned()),
         _ => Word::Failed(String::from_utf8_lossy(line).into_owned()),
@@ -185,10 +190,10 @@ mod tests {
     fn the_readiness_line_is_understood() {
         assert_eq!(understand(b"ready /run/user/1/scratchd\n"), Word::Ready);
         assert_eq!(understand(b"ready\n"), Word::Ready);
-        assert_eq!(understand(b"locked /run/a b\n"), Word::Locked("/run/a b".into()));
+        assert_eq!(understand(b"locked /run/a b\n"), Word::Locked(Some("/run/a b".into())));
         assert_eq!(understand(b"error no space\n"), Word::Failed("no space".into()));
         assert_eq!(understand(b""), Word::Failed("it ended before it was ready".into()));
-        assert_eq!(understand(b"locked \n"), Word::Failed("locked ".into()));
+        assert_eq!(understand(b"locked \n"), Word::Locked(None));
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! A broker of few words in a thread: it answers by a script, and drops connections where the script says so.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which may fail loudly")]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};

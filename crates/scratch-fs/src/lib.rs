@@ -31,7 +31,7 @@ pub use create::{
 pub use discover::{first_usable_directory, temporary_directory_candidates};
 pub use error::FsError;
 pub use name::{NAME_BYTES_MAX, NameError, NamePattern, Naming, check_name};
-pub use pool::{Boot, FoundRecord, Owner, Pool, pool_is_held};
+pub use pool::{Boot, FoundRecord, Owner, Pool};
 pub use record::{Record, RecordHolder, RecordHolderKind, RecordProcess, Torn};
 pub use remove::{Leftover, Removal, Rights, remove};
 pub use root::RootRefusal;

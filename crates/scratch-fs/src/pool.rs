@@ -32,7 +32,6 @@ pub struct Pool {
     trash: Trash,
     /// Held exclusively, so that a second broker finds out.
     _lock: File,
-    uuid: String,
 }
 
 /// A record as a start finds it.
@@ -83,11 +82,10 @@ impl Pool {
         let records = sub_directory(&scratch, c"leases", &inside)?;
         let new = sub_directory(&scratch, c"new", &inside)?;
         let trash = Trash::open(scratch.as_fd(), &inside.join("trash"))?;
-        let marker = match marker {
-            Some(marker) => marker,
-            None => write_marker(&root, &scratch, &path)?,
-        };
-        Ok(Self { root, path, scratch, records, new, trash, _lock: lock, uuid: marker.uuid })
+        if marker.is_none() {
+            write_marker(&root, &scratch, &path)?;
+        }
+        Ok(Self { root, path, scratch, records, new, trash, _lock: lock })
     }
 
     /// The root's canonical path.
@@ -103,11 +101,6 @@ impl Pool {
     /// Where ended trees go.
     pub fn trash(&self) -> &Trash {
         &self.trash
-    }
-
-    /// The pool's identity, for life.
-    pub fn uuid(&self) -> &str {
-        &self.uuid
     }
 
     /// The path of a lease's directory.
@@ -179,19 +172,27 @@ impl Pool {
         written
     }
 
-    /// Ends a lease on disk: its directory into trash, then its record. The rename comes first, so that a crash leaves a
-    /// record without directory. `None`: the directory was not there.
+    /// Ends a lease on disk: its directory into trash. The record is dropped after that, so that a crash in between leaves
+    /// a record without directory. `None`: the directory was not there.
     ///
     /// # Errors
-    /// When the directory can't be moved; the record stays then.
+    /// When the directory can't be moved; the record must stay then.
     pub fn end_lease(&self, lease: LeaseId, tenant: u32) -> Result<Option<TrashName>, FsError> {
-        let taken = match self.trash.take(self.root.as_fd(), &name_of(lease), tenant, lease) {
-            Ok(name) => Some(name),
-            Err(error) if error.errno == Errno::NOENT => None,
-            Err(error) => return Err(error),
-        };
-        self.drop_record(lease)?;
-        Ok(taken)
+        match self.trash.take(self.root.as_fd(), &name_of(lease), tenant, lease) {
+            Ok(name) => Ok(Some(name)),
+            Err(error) if error.errno == Errno::NOENT => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Who owns a lease's directory.
+    ///
+    /// # Errors
+    /// Of fstatat(2).
+    pub fn directory_owner(&self, lease: LeaseId) -> Result<u32, FsError> {
+        let found = rustix::fs::statat(&self.root, name_of(lease), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| FsError::new("look at lease", self.lease_path(lease), errno))?;
+        Ok(found.st_uid)
     }
 
     /// Drops a record whose directory is gone.
@@ -294,15 +295,6 @@ impl Pool {
     }
 }
 
-/// Who holds the lock of the pool at `path`, if anybody does: its runtime directory.
-pub fn pool_is_held(path: &Path) -> Option<PathBuf> {
-    let file = File::open(path.join(".scratch/lock")).ok()?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => Some(runtime_of(&file)),
-        _ => None,
-    }
-}
-
 fn name_of(lease: LeaseId) -> CString {
     CString::new(lease.as_str()).expect("a lease id has no NUL")
 }
@@ -362,11 +354,10 @@ fn read_marker(root: &OwnedFd, path: &Path) -> Result<Option<Marker>, RootRefusa
     }
 }
 
-fn write_marker(root: &OwnedFd, scratch: &OwnedFd, path: &Path) -> Result<Marker, FsError> {
+fn write_marker(root: &OwnedFd, scratch: &OwnedFd, path: &Path) -> Result<(), FsError> {
     let error = |errno| FsError::new("write", path.join(".scratch/pool"), errno);
     let marker = Marker::of(root.as_fd()).map_err(error)?;
-    replace(scratch, c"pool", marker.to_text().as_bytes()).map_err(error)?;
-    Ok(marker)
+    replace(scratch, c"pool", marker.to_text().as_bytes()).map_err(error)
 }
 
 fn lease_names(directory: BorrowedFd<'_>, shown: &Path) -> Result<Vec<LeaseId>, FsError> {

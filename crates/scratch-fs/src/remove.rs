@@ -82,8 +82,12 @@ impl Work<'_> {
     fn run(&self, call_help: Option<&dyn Fn()>) {
         let mut worker = Worker::new(self.trash, self.rights, &self.queue, call_help);
         while let Some(entry) = self.queue.next() {
-            if let Some((error, blocker)) = worker.remove(entry) {
-                let bytes = usage_of(self.trash.directory(), &entry.to_cstring()).bytes;
+            let failure = worker.remove(entry);
+            // Others may have removed, or a lift have moved, what failed: what counts is what is there.
+            if let Some((error, blocker)) = failure
+                && let Some(usage) = usage_of(self.trash.directory(), &entry.to_cstring())
+            {
+                let bytes = usage.bytes;
                 let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
                 left.push(Leftover { entry, error, blocker, bytes });
             }

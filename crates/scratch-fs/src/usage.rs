@@ -36,16 +36,17 @@ pub fn usage(directory: BorrowedFd<'_>) -> Usage {
     }
 }
 
-/// Meters whatever `name` is.
-pub(crate) fn usage_of(directory: BorrowedFd<'_>, name: &CStr) -> Usage {
-    if let Ok(opened) = descend(directory, name, LIST) {
-        return Meter::default().run(opened);
-    }
+/// Meters whatever `name` is; None when it is not there.
+pub(crate) fn usage_of(directory: BorrowedFd<'_>, name: &CStr) -> Option<Usage> {
     let mut meter = Meter::default();
-    if let Ok(found) = look(directory, name) {
-        meter.count(&found);
+    match (descend(directory, name, LIST), look(directory, name)) {
+        (Ok(opened), _) => return Some(meter.run(opened)),
+        (Err(Errno::NOENT), _) => return None,
+        (Err(_), Ok(found)) => meter.count(&found),
+        // It is there, and that is all that can be said.
+        (Err(_), Err(_)) => {}
     }
-    meter.usage
+    Some(meter.usage)
 }
 
 #[derive(Default)]

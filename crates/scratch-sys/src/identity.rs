@@ -20,8 +20,10 @@ pub struct Assumed {
 /// Of setgroups(2); EPERM when the identity did not take or the capability to override file permissions is still
 /// effective, as it is where the capability is an ambient one. Nothing has changed then.
 pub fn assume(uid: u32, gid: u32, groups: &[u32]) -> Result<Assumed, Errno> {
-    let guard = Assumed { own_uid: rustix::process::geteuid().as_raw(), own_gid: rustix::process::getegid().as_raw() };
+    let (own_uid, own_gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    // Before there is a guard: where this fails, restoring would fail as well, and nothing has changed.
     set_groups(groups)?;
+    let guard = Assumed { own_uid, own_gid };
     set_fsgid(gid);
     set_fsuid(uid);
     // The calls have no error of their own: ask what is in force. -1 changes nothing and answers.

@@ -1,28 +1,26 @@
 //! The broker itself: what is shared by the threads that serve, watch and reap; and the one place where the lease table's
 //! decisions become acts. The table's lock is never held across a system call.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::SystemTime;
 
 use scratch_fs::{FsError, Pool};
-use scratch_lease::{BootTime, Due, HolderKind, LeaseId, Reason, Table};
+use scratch_lease::{BootTime, ConnectionId, Due, HolderKind, LeaseId, Reason, Table};
 
 use crate::channel::Channels;
-use crate::client::Load;
 use crate::clock;
 use crate::config::Config;
 use crate::debt::{Debt, Subject};
+use crate::load::Loads;
 use crate::peer::Identity;
-use crate::process::{self, HeldProcess, Wanted};
+use crate::process::HeldProcess;
 use crate::reaper::{Reaper, WhenFreed};
+use crate::search::Searches;
 use crate::side::Side;
 use crate::watch::Watch;
-
-/// The side thread that searches, so that one search follows another.
-pub(crate) const SEARCH_KEY: u64 = 0;
 
 /// One broker and its pool.
 #[derive(Debug)]
@@ -38,17 +36,16 @@ pub(crate) struct Broker {
     pub(crate) watch: Watch,
     pub(crate) reaper: Reaper,
     pub(crate) side: Side,
-    pub(crate) stopping: AtomicBool,
     pub(crate) channels: OnceLock<Channels>,
     /// What each tenant has under way on the handle channel.
-    pub(crate) loads: Mutex<HashMap<u32, Arc<Load>>>,
+    pub(crate) loads: Arc<Loads>,
     state: Mutex<State>,
     /// Deadlines up to here have passed: all that was readable then has been read since.
     expired_until: AtomicU64,
     awaited_until: AtomicU64,
     /// Grows with whatever shows that the broker is in use.
     activity: AtomicU64,
-    searches: Mutex<Vec<LeaseId>>,
+    pub(crate) searches: Searches,
 }
 
 /// What the table's lock guards.
@@ -57,6 +54,8 @@ pub(crate) struct State {
     pub(crate) table: Table,
     /// With whose rights a lease's work is done; in its record too, since the reaper has no peer to ask.
     pub(crate) identities: HashMap<LeaseId, Arc<Identity>>,
+    /// Connections of the handle channel that are open: a holder of another one would never end.
+    pub(crate) open: HashSet<ConnectionId>,
 }
 
 /// What a broker is made of.
@@ -87,14 +86,13 @@ impl Broker {
             watch: Watch::new()?,
             reaper: Reaper::default(),
             side: Side::start()?,
-            stopping: AtomicBool::new(false),
             channels: OnceLock::new(),
-            loads: Mutex::default(),
-            state: Mutex::new(State { table, identities: HashMap::new() }),
+            loads: Arc::default(),
+            state: Mutex::new(State { table, identities: HashMap::new(), open: HashSet::new() }),
             expired_until: AtomicU64::new(clock::now().0),
             awaited_until: AtomicU64::new(0),
             activity: AtomicU64::new(0),
-            searches: Mutex::default(),
+            searches: Searches::default(),
         })
     }
 
@@ -110,18 +108,16 @@ impl Broker {
 
     /// Whether nothing needs this broker: no lease, connection, trash or retryable debt.
     pub(crate) fn is_idle(&self) -> bool {
-        self.connections() == 0 && self.lock().table.totals().leases == 0 && self.reaper.is_idle()
+        self.loads.connections() == 0 && self.lock().table.totals().leases == 0 && self.reaper.is_idle()
     }
 
     /// Does all that is due now: what every event ends in.
     pub(crate) fn settle(self: &Arc<Self>) {
-        let (due, next) = {
-            let mut state = self.lock();
-            let due = state.table.due(BootTime(self.decided_until()));
-            (due, state.table.next_deadline())
-        };
-        let awaited = self.awaited_until.load(Ordering::Acquire);
-        self.watch.arm(next.filter(|time| time.0 > awaited));
+        let due = self.lock().table.due(BootTime(self.decided_until()));
+        self.watch.arm(|| {
+            let awaited = self.awaited_until.load(Ordering::Acquire);
+            self.lock().table.next_deadline().filter(|time| time.0 > awaited)
+        });
         for one in due {
             match one {
                 Due::End { id, reason } => {
@@ -150,9 +146,13 @@ impl Broker {
     /// Ends a lease that the table has decided to end. What can't be moved out of sight becomes debt.
     pub(crate) fn end(&self, id: LeaseId, reason: Reason, when_freed: Option<WhenFreed>) {
         tracing::info!(lease = %id, reason = reason.code(), "lease ends: {reason}");
-        match self.end_on_disk_then(id, when_freed) {
-            Ok(()) => {}
-            Err((debt, when_freed)) => {
+        match self.end_on_disk(id, None) {
+            Ok(()) => {
+                if let Some(when_freed) = when_freed {
+                    self.reaper.when_lease_is_freed(id, when_freed);
+                }
+            }
+            Err(debt) => {
                 tracing::warn!(lease = %id, path = %debt.path.display(), blocker = %debt.blocker, "lease can't be put away yet");
                 let owed = debt.subject.id();
                 self.reaper.owe(*debt);
@@ -163,25 +163,18 @@ impl Broker {
         }
     }
 
-    /// Moves an ended lease into trash and forgets it; to be tried again as often as need be.
-    pub(crate) fn end_on_disk(&self, id: LeaseId) -> Result<(), Box<Debt>> {
-        self.end_on_disk_then(id, None).map_err(|(debt, _)| debt)
-    }
-
-    fn end_on_disk_then(
-        &self,
-        id: LeaseId,
-        when_freed: Option<WhenFreed>,
-    ) -> Result<(), (Box<Debt>, Option<WhenFreed>)> {
-        let tenant = self.lock().table.lease(id).map_or(self.uid, |lease| lease.tenant().0);
+    /// Moves an ended lease into trash and forgets it; to be tried again as often as need be. `tenant` is for a lease that
+    /// is in no table any more.
+    pub(crate) fn end_on_disk(&self, id: LeaseId, tenant: Option<u32>) -> Result<(), Box<Debt>> {
+        let known = self.lock().table.lease(id).map(|lease| lease.tenant().0).or(tenant);
+        let tenant = known.or_else(|| self.pool.directory_owner(id).ok()).unwrap_or(self.uid);
         match self.pool.end_lease(id, tenant) {
-            Ok(Some(tree)) => self.reaper.push(tree, when_freed),
-            Ok(None) => {
-                if let Some(when_freed) = when_freed {
-                    when_freed(Vec::new());
-                }
-            }
-            Err(error) => return Err((Box::new(lease_debt(id, tenant, &error)), when_freed)),
+            Ok(Some(tree)) => self.reaper.push(tree, None),
+            Ok(None) => {}
+            Err(error) => return Err(Box::new(lease_debt(id, tenant, &error))),
+        }
+        if let Err(error) = self.pool.drop_record(id) {
+            tracing::warn!(lease = %id, %error, "the record of a lease that is gone stays until the next start, ignoring");
         }
         self.forget(id);
         Ok(())
@@ -204,48 +197,6 @@ impl Broker {
             self.side.close(self.watch.forget((id, holder.id), process).into_iter().collect());
         }
         self.activity();
-    }
-
-    /// Looks for processes that still belong to a lease without holders. One pass over /proc serves all that wait for one.
-    pub(crate) fn search(self: &Arc<Self>, id: LeaseId) {
-        self.searches.lock().expect("a thread that panics ends the process").push(id);
-        let broker = Arc::clone(self);
-        self.side.run(SEARCH_KEY, move || broker.run_searches());
-    }
-
-    fn run_searches(self: &Arc<Self>) {
-        let leases = std::mem::take(&mut *self.searches.lock().expect("a thread that panics ends the process"));
-        if leases.is_empty() {
-            return;
-        }
-        let mut wanted = Wanted::new();
-        {
-            let state = self.lock();
-            for lease in leases.iter().filter_map(|id| state.table.lease(*id)) {
-                // A process names the innermost lease that it runs under, and holds all those above.
-                let named = state.table.subtree(lease.id());
-                wanted.extend(named.into_iter().map(|named| (named, (lease.tenant().0, lease.id()))));
-            }
-        }
-        for (lease, process) in process::search_environments(wanted) {
-            tracing::debug!(%lease, pid = process.id.pid, "held by what its processes left running");
-            self.hold_by_process(lease, process);
-        }
-        let mut state = self.lock();
-        for lease in leases {
-            state.table.searched(lease);
-        }
-        drop(state);
-        self.settle();
-    }
-
-    fn hold_by_process(&self, lease: LeaseId, process: HeldProcess) {
-        let holder = scratch_lease::NewHolder::Process(process.id);
-        let attached = self.lock().table.attach(lease, self.own_word(), holder, clock::now());
-        match attached {
-            Ok(holder) => self.watch_process(lease, holder.id, process),
-            Err(refusal) => tracing::warn!(%lease, %refusal, "a process of this lease can't hold it, ignoring"),
-        }
     }
 
     /// Watches a process for a holder that the table has; where that fails the holder is not lost: it is unknown, so the

@@ -2,81 +2,37 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 use scratch_fs::FsError;
 use scratch_lease::{ConnectionId, LeaseId};
+use scratch_proto::v1;
 
 use crate::broker::Broker;
+use crate::load::{Outgoing, Seat};
 use crate::peer::Peer;
 use crate::process::HeldProcess;
-
-/// What all connections of a tenant have under way together.
-#[derive(Debug, Default)]
-pub(crate) struct Load {
-    pub(crate) connections: AtomicUsize,
-    /// Descriptors that were sent and perhaps not received.
-    unread: AtomicUsize,
-}
 
 /// State of one connection that requests read and change.
 #[derive(Debug)]
 pub(crate) struct Client {
-    pub(crate) socket: OwnedFd,
+    pub(crate) outgoing: Arc<Outgoing>,
     pub(crate) peer: Peer,
     pub(crate) id: ConnectionId,
     /// The connection's own lease, once it has one.
     pub(crate) own_lease: Option<LeaseId>,
+    /// That lease's grant, until a reply has told of it.
+    pub(crate) untold: Option<v1::GrantResponse>,
     /// The lease's directory that was used last: many requests in a row use the same.
     directory: Option<(LeaseId, OwnedFd)>,
-    load: Arc<Load>,
-    /// This connection's part of the load's unread descriptors.
-    unread: usize,
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.load.unread.fetch_sub(self.unread, Ordering::Relaxed);
-    }
+    _seat: Seat,
 }
 
 impl Client {
     /// A client that has asked for nothing yet.
-    pub(crate) fn new(socket: OwnedFd, peer: Peer, id: ConnectionId, load: Arc<Load>) -> Self {
-        Self { socket, peer, id, own_lease: None, directory: None, load, unread: 0 }
-    }
-
-    /// Descriptors were sent.
-    pub(crate) fn sent(&mut self, count: usize) {
-        self.unread += count;
-        self.load.unread.fetch_add(count, Ordering::Relaxed);
-    }
-
-    /// Whether so many more may be sent on this connection without passing `limit`. The kernel only tells whether
-    /// everything was received, so it is asked when the count says no.
-    pub(crate) fn may_send(&mut self, count: usize, limit: usize) -> Result<bool, Errno> {
-        if count > 0 && self.unread + count > limit {
-            self.forget_received()?;
-        }
-        Ok(count == 0 || self.unread + count <= limit)
-    }
-
-    /// Whether so many more may be sent to this tenant.
-    pub(crate) fn tenant_may_be_sent(&mut self, count: usize, limit: usize) -> Result<bool, Errno> {
-        let fits = |load: &Load| load.unread.load(Ordering::Relaxed) + count <= limit;
-        if count > 0 && !fits(&self.load) {
-            self.forget_received()?;
-        }
-        Ok(count == 0 || fits(&self.load))
-    }
-
-    fn forget_received(&mut self) -> Result<(), Errno> {
-        if scratch_sys::unread_by_peer(self.socket.as_fd())? == 0 {
-            self.load.unread.fetch_sub(self.unread, Ordering::Relaxed);
-            self.unread = 0;
-        }
-        Ok(())
+    pub(crate) fn new(socket: OwnedFd, peer: Peer, id: ConnectionId, seat: Seat) -> Self {
+        let outgoing = seat.outgoing(socket);
+        Self { outgoing, peer, id, own_lease: None, untold: None, directory: None, _seat: seat }
     }
 
     /// The peer's process, held.
@@ -84,7 +40,7 @@ impl Client {
     /// # Errors
     /// SRCH when it is gone.
     pub(crate) fn process(&self) -> Result<Option<HeldProcess>, Errno> {
-        self.peer.process(self.socket.as_fd())
+        self.peer.process(self.outgoing.socket())
     }
 
     /// The directory of a lease, opened or still held from the last request.

@@ -15,6 +15,7 @@ use scratch_proto::{BATCH_MAX, PACKET_BYTES_MAX, v1};
 use crate::broker::Broker;
 use crate::client::Client;
 use crate::grant::Asking;
+use crate::peer::Identity;
 use crate::reason::{AtIndex, RequestError};
 use crate::translate::lease_id;
 
@@ -94,7 +95,7 @@ impl Broker {
         let plan = plan(request, exact.as_deref()).map_err(first)?;
         let handles = if plan.want_handle { plan.count } else { 0 };
         self.check_unread(client, handles).map_err(first)?;
-        let (lease, granted) = self.lease_for(client, &request.lease).map_err(first)?;
+        let lease = self.lease_for(client, &request.lease).map_err(first)?;
         let reserved = self
             .lock()
             .table
@@ -108,36 +109,36 @@ impl Broker {
             response: v1::CreateResponse::default(),
             handles: Vec::with_capacity(handles),
             lease,
-            place: plan.place,
+            // What has no name lies in no directory.
+            place: plan.place.filter(|_| matches!(plan.kind, AreaKind::File | AreaKind::Directory)),
         };
         for one in made {
             creation.response.areas.push(v1::Created { name: one.name, fd: one.handle.is_some() });
             creation.handles.extend(one.handle);
         }
-        creation.response.lease = granted;
+        if client.own_lease == Some(lease) {
+            creation.response.lease = client.untold.take();
+        }
         Ok(creation)
     }
 
-    fn check_unread(&self, client: &mut Client, handles: usize) -> Result<(), RequestError> {
+    fn check_unread(&self, client: &Client, handles: usize) -> Result<(), RequestError> {
         let limit = self.config.limits.unread_descriptors;
-        let fits = client
-            .tenant_may_be_sent(handles, limit)
-            .map_err(|errno| FsError::new("look at the queue of", "handle.sock", errno))?;
-        if fits { Ok(()) } else { Err(RequestError::LimitUnread { limit }) }
+        if client.outgoing.tenant_may_be_sent(handles, limit) {
+            Ok(())
+        } else {
+            Err(RequestError::LimitUnread { limit })
+        }
     }
 
     /// The lease of a request; the connection's own one is granted at first use.
-    fn lease_for(
-        self: &Arc<Self>,
-        client: &mut Client,
-        text: &str,
-    ) -> Result<(LeaseId, Option<v1::GrantResponse>), RequestError> {
+    fn lease_for(self: &Arc<Self>, client: &mut Client, text: &str) -> Result<LeaseId, RequestError> {
         if !text.is_empty() {
-            return Ok((lease_id(text)?, None));
+            return lease_id(text);
         }
         if let Some(own) = client.own_lease {
             if self.lock().table.live(own, client.peer.caller).is_ok() {
-                return Ok((own, None));
+                return Ok(own);
             }
             client.let_go(own);
         }
@@ -145,7 +146,8 @@ impl Broker {
         let granted = self.grant(asking, v1::GrantRequest::default(), Vec::new())?;
         let own = lease_id(&granted.id)?;
         client.own_lease = Some(own);
-        Ok((own, Some(granted)))
+        client.untold = Some(granted);
+        Ok(own)
     }
 
     /// Makes all areas with the tenant's rights, or takes back what it made.
@@ -157,7 +159,7 @@ impl Broker {
         reserved: ReservedAreas,
     ) -> Result<Vec<Made>, AtIndex> {
         let first = |error| AtIndex { index: 0, error };
-        let identity = Arc::clone(&client.peer.identity);
+        let identity = self.identity_for(client, lease);
         let held = client.directory(self, lease).map_err(|error| first(error.into()))?;
         let _rights = identity
             .assume(self.uid)
@@ -200,14 +202,26 @@ impl Broker {
                 Ok((handle, name)) => Ok(named(plan, name, Some(handle))),
                 Err(error) => Ok(named(plan, exact(plan)?, Some(again(directory, plan, owner, error)?))),
             },
-            AreaKind::Directory => {
-                let name = match scratch_fs::create_directory(directory, &plan.naming, plan.mode) {
-                    Ok(name) => name,
-                    Err(error) => again(directory, plan, owner, error).and_then(|_| exact(plan))?,
-                };
-                let handle = if plan.want_handle { Some(self.directory_handle(directory, &name)?) } else { None };
-                Ok(named(plan, name, handle))
-            }
+            AreaKind::Directory => match scratch_fs::create_directory(directory, &plan.naming, plan.mode) {
+                Ok(name) => self.with_handle(directory, plan, name.clone()).inspect_err(|_| {
+                    // Best effort: it is new and empty, and what stays goes with its lease.
+                    let _ = rustix::fs::unlinkat(directory, &name, AtFlags::REMOVEDIR);
+                }),
+                Err(error) => {
+                    again(directory, plan, owner, error)?;
+                    self.with_handle(directory, plan, exact(plan)?)
+                }
+            },
+        }
+    }
+
+    /// With whose rights work in a lease is done: the peer's own, or, where an admin works in another tenant's lease, that
+    /// tenant's.
+    pub(crate) fn identity_for(&self, client: &Client, lease: LeaseId) -> Arc<Identity> {
+        let own = &client.peer.identity;
+        match self.lock().identities.get(&lease) {
+            Some(tenant) if tenant.uid != own.uid => Arc::clone(tenant),
+            _ => Arc::clone(own),
         }
     }
 
@@ -217,14 +231,18 @@ impl Broker {
         if self.session { Ok(directory) } else { scratch_sys::contained_directory(directory.as_fd()) }
     }
 
-    fn directory_handle(&self, directory: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, RequestError> {
-        let handle = scratch_fs::open_directory(directory, name).and_then(|opened| self.contained(opened));
-        handle.map_err(|errno| {
-            // Best effort: it is new and empty, and what stays goes with its lease.
-            let _ = rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR);
-            let shown = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
-            FsError::new("open a contained handle of", shown, errno).into()
-        })
+    fn with_handle(&self, directory: BorrowedFd<'_>, plan: &Plan<'_>, name: CString) -> Result<Made, RequestError> {
+        if !plan.want_handle {
+            return Ok(named(plan, name, None));
+        }
+        let handle = scratch_fs::open_directory(directory, &name).and_then(|opened| self.contained(opened));
+        match handle {
+            Ok(handle) => Ok(named(plan, name, Some(handle))),
+            Err(errno) => {
+                let shown = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
+                Err(FsError::new("open a contained handle of", shown, errno).into())
+            }
+        }
     }
 
     /// Enters what was made into the table. If the lease has ended meanwhile, it is all taken back.

@@ -5,16 +5,32 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 use scratch_fs::{FsError, Owner, Record};
-use scratch_lease::{Caller, ConnectionId, Grant, Granted, LeaseId, NewHolder, Refusal};
+use scratch_lease::{Caller, ConnectionId, Grant, Granted, Holder, HolderKind, LeaseId, NewHolder, Refusal};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
 use crate::client::Client;
 use crate::clock;
-use crate::peer::{Identity, is_unix_socket};
+use crate::peer::{Identity, is_connected_unix_socket};
 use crate::process::{self, HeldProcess};
 use crate::reason::RequestError;
+use crate::side::Side;
 use crate::translate::{self, duration, lease_id};
+
+const CLOSED: &str = "the connection that should hold the lease is closed";
+
+/// Why there is no new lease.
+enum Refused {
+    /// There is one of an earlier Grant with this nonce.
+    Existing(Box<v1::GrantResponse>),
+    Because(RequestError),
+}
+
+impl<E: Into<RequestError>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self::Because(error.into())
+    }
+}
 
 /// Said in the reply when the kernel names no process that could hold the lease.
 const NO_PROCESS: &str = "the kernel names no process for this peer; its connection holds the lease";
@@ -29,11 +45,51 @@ pub(crate) struct Asking {
     pub(crate) process: Option<HeldProcess>,
 }
 
-/// A holder and the descriptor that shows its end.
+const NO_PIDFD: &str = "the descriptor of a process holder must be a pidfd";
+const NO_SOCKET: &str =
+    "the descriptor of a descriptor holder must be one end of a Unix stream or seqpacket socket pair";
+
+/// A holder, what shows its end, and what is to be said of it.
+type Holding = (NewHolder, Watched, &'static str);
+
+/// What shows a holder's end.
 enum Watched {
     Process(HeldProcess),
     Socket(OwnedFd),
     Nothing,
+}
+
+/// Descriptors that a client has passed. Those that are not used are closed where that may block.
+struct Passed<'a> {
+    side: &'a Side,
+    rest: std::vec::IntoIter<OwnedFd>,
+}
+
+impl Passed<'_> {
+    /// The next one, if it is what it should be.
+    fn next(&mut self, fits: impl FnOnce(&OwnedFd) -> bool, else_say: &'static str) -> Result<OwnedFd, RequestError> {
+        let next = self.rest.next().ok_or(RequestError::DescriptorCount { expected: 1, received: 0 })?;
+        if fits(&next) {
+            return Ok(next);
+        }
+        self.side.close(vec![next]);
+        Err(RequestError::Holder(else_say))
+    }
+}
+
+impl Drop for Passed<'_> {
+    fn drop(&mut self) {
+        self.side.close(self.rest.by_ref().collect());
+    }
+}
+
+impl Watched {
+    /// Closes a passed socket that is not to be watched.
+    fn discard(self, side: &Side) {
+        if let Self::Socket(socket) = self {
+            side.close(vec![socket]);
+        }
+    }
 }
 
 impl Asking {
@@ -54,25 +110,20 @@ impl Asking {
     }
 
     /// The default: the peer's process, or its connection where the kernel names none.
-    fn default_holder(&mut self) -> (NewHolder, Watched, &'static str) {
+    fn default_holder(&mut self) -> Holding {
         match self.process.take() {
             Some(process) => (NewHolder::Process(process.id), Watched::Process(process), ""),
             None => (NewHolder::Connection(self.connection), Watched::Nothing, NO_PROCESS),
         }
     }
 
-    fn holder(
-        &mut self,
-        spec: &v1::HolderSpec,
-        descriptors: &mut std::vec::IntoIter<OwnedFd>,
-    ) -> Result<(NewHolder, Watched, &'static str), RequestError> {
+    fn holder(&mut self, spec: &v1::HolderSpec, passed: &mut Passed<'_>) -> Result<Holding, RequestError> {
         use v1::holder_spec::Kind;
-        let mut next = || descriptors.next().ok_or(RequestError::DescriptorCount { expected: 1, received: 0 });
         match &spec.kind {
             None => Err(RequestError::Holder("a holder has no kind; set one")),
             Some(Kind::Connection(_)) => Ok((NewHolder::Connection(self.connection), Watched::Nothing, "")),
             Some(Kind::Process(wanted)) if wanted.fd => {
-                let process = self.passed_process(next()?)?;
+                let process = self.passed_process(passed.next(process::is_pidfd, NO_PIDFD)?)?;
                 Ok((NewHolder::Process(process.id), Watched::Process(process), ""))
             }
             Some(Kind::Process(_)) => Ok(self.default_holder()),
@@ -84,10 +135,7 @@ impl Asking {
                 if !wanted.fd {
                     return Err(RequestError::Holder("a descriptor holder needs its descriptor; set fd"));
                 }
-                let socket = next()?;
-                if !is_unix_socket(&socket) {
-                    return Err(RequestError::Holder("the descriptor must be one end of a Unix socket pair"));
-                }
+                let socket = passed.next(is_connected_unix_socket, NO_SOCKET)?;
                 Ok((NewHolder::Descriptor, Watched::Socket(socket), ""))
             }
             Some(Kind::Cgroup(_)) => Err(RequestError::Unimplemented("a cgroup holder")),
@@ -97,10 +145,7 @@ impl Asking {
 
     /// A process that a client passes must be its tenant's own.
     fn passed_process(&self, pidfd: OwnedFd) -> Result<HeldProcess, RequestError> {
-        let process = HeldProcess::of_pidfd(pidfd).map_err(|errno| match errno {
-            Errno::SRCH => RequestError::ProcessGone,
-            _ => RequestError::Holder("the descriptor of a process holder must be a pidfd"),
-        })?;
+        let process = HeldProcess::of_pidfd(pidfd).map_err(|_| RequestError::ProcessGone)?;
         let users = process::users(process.id.pid).map_err(|_| RequestError::ProcessGone)?;
         // Read while it was held, and it is alive still: so it was read of this process.
         let same = process::start_time(process.id.pid) == Ok(process.id.start_time);
@@ -123,16 +168,55 @@ impl Broker {
         request: v1::GrantRequest,
         descriptors: Vec<OwnedFd>,
     ) -> Result<v1::GrantResponse, RequestError> {
-        self.check_grant(&request)?;
-        let mut descriptors = descriptors.into_iter();
-        let mut holders = Vec::new();
-        for spec in &request.holders {
-            holders.push(asking.holder(spec, &mut descriptors)?);
+        let holders = self.holders(&mut asking, &request, descriptors)?;
+        let granted = self.grant_to(&asking, request, &holders);
+        match granted {
+            Ok(id) => self.commit_grant(id, holders),
+            Err(Refused::Existing(granted)) => {
+                holders.into_iter().for_each(|(_, watched, _)| watched.discard(&self.side));
+                Ok(*granted)
+            }
+            Err(Refused::Because(error)) => {
+                holders.into_iter().for_each(|(_, watched, _)| watched.discard(&self.side));
+                Err(error)
+            }
+        }
+    }
+
+    fn holders(
+        &self,
+        asking: &mut Asking,
+        request: &v1::GrantRequest,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Vec<Holding>, RequestError> {
+        let mut passed = Passed { side: &self.side, rest: descriptors.into_iter() };
+        self.check_grant(request)?;
+        let mut holders: Vec<Holding> = Vec::new();
+        let add = |result: Result<Holding, RequestError>, holders: &mut Vec<Holding>| {
+            let holding = result?;
+            let twice = !matches!(holding.0, NewHolder::Descriptor | NewHolder::Ttl(_))
+                && holders.iter().any(|(other, _, _)| *other == holding.0);
+            holders.push(holding);
+            if twice { Err(RequestError::Holder("the same holder is named twice; name it once")) } else { Ok(()) }
+        };
+        let added = request.holders.iter().try_for_each(|spec| add(asking.holder(spec, &mut passed), &mut holders));
+        if let Err(error) = added {
+            holders.into_iter().for_each(|(_, watched, _)| watched.discard(&self.side));
+            return Err(error);
         }
         if holders.is_empty() {
             holders.push(asking.default_holder());
         }
-        let note = holders.iter().map(|(_, _, note)| *note).find(|note| !note.is_empty()).unwrap_or_default();
+        Ok(holders)
+    }
+
+    fn grant_to(
+        self: &Arc<Self>,
+        asking: &Asking,
+        request: v1::GrantRequest,
+        holders: &[Holding],
+    ) -> Result<LeaseId, Refused> {
+        let note = note_of(holders);
         let id = new_id()?;
         let grant = Grant {
             id,
@@ -145,15 +229,9 @@ impl Broker {
             labels: request.labels.into_iter().collect(),
             search_environment: request.search_environment,
         };
-        if let Some(existing) = self.decide_grant(grant, &asking, note)? {
-            return Ok(existing);
-        }
+        self.decide_grant(grant, asking, note)?;
         self.make_granted(id, &asking.identity)?;
-        let reply = self.commit_grant(id, holders.into_iter().map(|(_, watched, _)| watched), note);
-        tracing::info!(lease = %id, tenant = asking.caller.tenant.0, "granted");
-        self.activity();
-        self.settle();
-        reply
+        Ok(id)
     }
 
     /// As [`Broker::grant`]; with the lease's directory as a handle if the request wants it.
@@ -191,7 +269,8 @@ impl Broker {
 
     fn check_grant(&self, request: &v1::GrantRequest) -> Result<(), RequestError> {
         if !request.pool.is_empty() && request.pool != self.config.pool[0].name {
-            return Err(RequestError::PoolUnknown(request.pool.clone()));
+            // Shortened: the reply must fit into a packet whatever was asked.
+            return Err(RequestError::PoolUnknown(request.pool.chars().take(64).collect()));
         }
         if !matches!(request.nonce.len(), 0 | 16) {
             return Err(RequestError::Request("a nonce has 16 bytes, or none"));
@@ -202,30 +281,28 @@ impl Broker {
         Ok(())
     }
 
-    /// `Some`: the lease that an earlier Grant with this nonce made.
-    fn decide_grant(
-        &self,
-        grant: Grant,
-        asking: &Asking,
-        note: &str,
-    ) -> Result<Option<v1::GrantResponse>, RequestError> {
+    fn decide_grant(&self, grant: Grant, asking: &Asking, note: &str) -> Result<(), Refused> {
         let id = grant.id;
         let mut state = self.lock();
-        match state.table.grant(grant, clock::now())? {
+        if grant.holders.contains(&NewHolder::Connection(asking.connection)) && !state.open.contains(&asking.connection)
+        {
+            return Err(RequestError::Holder(CLOSED).into());
+        }
+        match state.table.grant_by(asking.caller, grant, clock::now()).map_err(RequestError::from)? {
             Granted::New => {
                 state.identities.insert(id, Arc::clone(&asking.identity));
-                Ok(None)
+                Ok(())
             }
             Granted::Existing(id) => {
                 let generation = state.table.generation();
-                let lease = state.table.lease(id).ok_or(Refusal::LeaseUnknown)?;
-                Ok(Some(self.wire_grant(lease, generation, note)))
+                let lease = state.table.lease(id).ok_or(RequestError::Refused(Refusal::LeaseUnknown))?;
+                Err(Refused::Existing(Box::new(self.wire_grant(lease, generation, note))))
             }
         }
     }
 
     fn make_granted(&self, id: LeaseId, identity: &Identity) -> Result<(), RequestError> {
-        let mut record = self.record(id)?;
+        let mut record = self.record(id).ok_or(Refusal::LeaseUnknown)?;
         let owner = if identity.uid == self.uid {
             Owner::Broker
         } else {
@@ -239,32 +316,33 @@ impl Broker {
         })
     }
 
-    fn record(&self, id: LeaseId) -> Result<Record, RequestError> {
+    fn record(&self, id: LeaseId) -> Option<Record> {
         let state = self.lock();
-        let lease = state.table.lease(id).ok_or(Refusal::LeaseUnknown)?;
-        Ok(translate::record(&state, lease))
+        Some(translate::record(&state, state.table.lease(id)?))
     }
 
-    fn commit_grant(
-        &self,
-        id: LeaseId,
-        watched: impl Iterator<Item = Watched>,
-        note: &str,
-    ) -> Result<v1::GrantResponse, RequestError> {
-        let (reply, holders) = {
+    fn commit_grant(self: &Arc<Self>, id: LeaseId, holdings: Vec<Holding>) -> Result<v1::GrantResponse, RequestError> {
+        let note = note_of(&holdings);
+        let (reply, holders, tenant) = {
             let state = self.lock();
             let lease = state.table.lease(id).ok_or(Refusal::LeaseUnknown)?;
-            (self.wire_grant(lease, state.table.generation(), note), lease.holders().to_vec())
+            (self.wire_grant(lease, state.table.generation(), note), lease.holders().to_vec(), lease.tenant().0)
         };
+        let watched = holdings.into_iter().map(|(_, watched, _)| watched);
         let watching: Result<(), Errno> =
             holders.iter().zip(watched).try_for_each(|(holder, watched)| self.start_watching(id, holder.id, watched));
-        let mut state = self.lock();
-        state.table.commit(id, clock::now());
-        if let Err(errno) = watching {
-            // A holder that can't be watched could never be seen to end: the lease is not given.
-            state.table.end(id, scratch_lease::Reason::Revoked);
-            return Err(FsError::new("watch holder of lease", id.as_str(), errno).into());
+        {
+            let mut state = self.lock();
+            state.table.commit(id, clock::now());
+            if watching.is_err() {
+                // A holder that can't be watched could never be seen to end: the lease is not given.
+                state.table.end(id, scratch_lease::Reason::Revoked);
+            }
         }
+        self.activity();
+        self.settle();
+        watching.map_err(|errno| FsError::new("watch holder of lease", id.as_str(), errno))?;
+        tracing::info!(lease = %id, tenant, "granted");
         Ok(reply)
     }
 
@@ -289,29 +367,73 @@ impl Broker {
         request: &v1::AttachRequest,
         descriptors: Vec<OwnedFd>,
     ) -> Result<v1::AttachResponse, RequestError> {
+        let mut passed = Passed { side: &self.side, rest: descriptors.into_iter() };
         let id = lease_id(&request.lease)?;
         let spec = request.holder.as_ref().ok_or(RequestError::Holder("Attach needs a holder"))?;
-        let (new, watched, _) = asking.holder(spec, &mut descriptors.into_iter())?;
-        let (holder, was_there) = {
-            let mut state = self.lock();
-            let before = state.table.live(id, asking.caller)?.holders().len();
-            let holder = state.table.attach(id, asking.caller, new, clock::now())?;
-            let after = state.table.live(id, asking.caller)?.holders().len();
-            (holder, before == after)
+        let (new, watched, _) = asking.holder(spec, &mut passed)?;
+        let (holder, was_there) = match self.attach_to(id, &asking, new) {
+            Ok(attached) => attached,
+            Err(error) => {
+                watched.discard(&self.side);
+                return Err(error);
+            }
         };
-        if !was_there && let Err(errno) = self.start_watching(id, holder.id, watched) {
-            self.lock().table.holder_gone(id, holder.id);
-            self.settle();
-            return Err(FsError::new("watch holder of lease", id.as_str(), errno).into());
+        if was_there {
+            watched.discard(&self.side);
+        } else {
+            let watching = self.start_watching(id, holder.id, watched);
+            let kept = watching
+                .map_err(|errno| FsError::new("watch holder of lease", id.as_str(), errno))
+                .and_then(|()| self.rewrite_record(id));
+            if let Err(error) = kept {
+                self.take_holder_back(id, holder);
+                return Err(error.into());
+            }
         }
-        let mut record = self.record(id)?;
-        if let Ok(found) = self.pool.directory_identity(id) {
-            (record.device, record.inode) = found;
-        }
-        self.pool.write_record(id, &record)?;
         self.settle();
         Ok(v1::AttachResponse { holder: Some(translate::holder(&holder)) })
     }
+
+    /// True: it was there already.
+    fn attach_to(&self, id: LeaseId, asking: &Asking, new: NewHolder) -> Result<(Holder, bool), RequestError> {
+        let mut state = self.lock();
+        if new == NewHolder::Connection(asking.connection) && !state.open.contains(&asking.connection) {
+            return Err(RequestError::Holder(CLOSED));
+        }
+        let before = state.table.live(id, asking.caller)?.holders().to_vec();
+        let holder = state.table.attach(id, asking.caller, new, clock::now())?;
+        Ok((holder, before.contains(&holder)))
+    }
+
+    fn take_holder_back(self: &Arc<Self>, id: LeaseId, holder: Holder) {
+        let process = match holder.kind {
+            HolderKind::Process(process) => Some(process),
+            _ => None,
+        };
+        self.side.close(self.watch.forget((id, holder.id), process).into_iter().collect());
+        self.lock().table.holder_gone(id, holder.id);
+        self.settle();
+    }
+
+    /// Writes down who holds a lease now. If it has ended meanwhile, nothing of it is left behind.
+    ///
+    /// # Errors
+    /// Of the file system; ENOENT for a lease that is gone.
+    pub(crate) fn rewrite_record(&self, id: LeaseId) -> Result<(), FsError> {
+        let gone = || FsError::new("write record of lease", id.as_str(), Errno::NOENT);
+        let mut record = self.record(id).ok_or_else(gone)?;
+        (record.device, record.inode) = self.pool.directory_identity(id)?;
+        self.pool.write_record(id, &record)?;
+        if self.lock().table.lease(id).is_none() {
+            self.pool.drop_record(id)?;
+            return Err(gone());
+        }
+        Ok(())
+    }
+}
+
+fn note_of(holdings: &[Holding]) -> &'static str {
+    holdings.iter().map(|(_, _, note)| *note).find(|note| !note.is_empty()).unwrap_or_default()
 }
 
 fn new_id() -> Result<LeaseId, RequestError> {

@@ -17,7 +17,6 @@ impl Broker {
     pub(crate) fn watch_holders(self: &Arc<Self>) -> ! {
         let mut suspended = clock::suspended();
         loop {
-            let armed = self.watch.armed();
             let ended = match self.watch.wait() {
                 Ok(ended) => ended,
                 Err(errno) => {
@@ -32,24 +31,23 @@ impl Broker {
                 }
             }
             self.side.close(ended.descriptors);
-            if ended.timer {
-                self.deadline_passed(armed, &mut suspended);
+            if let Some(deadline) = ended.deadline {
+                self.deadline_passed(deadline, &mut suspended);
             }
             self.settle();
         }
     }
 
     /// Expiry is decided only after all that is readable was read: the channel threads read on, then wake this thread.
-    fn deadline_passed(self: &Arc<Self>, armed: Option<BootTime>, suspended: &mut Duration) {
+    fn deadline_passed(self: &Arc<Self>, deadline: BootTime, suspended: &mut Duration) {
         let now = clock::now();
         let slept = clock::suspended();
-        let late = armed.is_some_and(|time| now.duration_since(time) > LATE);
+        let late = now.duration_since(deadline) > LATE;
         if late || slept > *suspended + LATE {
             tracing::info!("the broker did not run for a while; every ttl holder gets its full time again");
             self.lock().table.rearm(now);
         }
         *suspended = slept;
-        self.watch.disarm();
         self.await_deadlines(now);
         match self.channels.get() {
             None => self.pass_deadlines(now),

@@ -17,11 +17,22 @@ const EXAMPLES: &str = "Examples:
   scratchd --config /etc/scratchd/scratchd.toml        with limits and an admin group
   scratchd --pool ~/pool --runtime-dir ~/run           one user's own
 
-Exit codes: 0 told to stop, 69 another broker has the pool, 71 the system refuses, 73 something can't be made,
+Exit codes: 0 told to stop, 64 usage, 69 another broker has the pool, 71 the system refuses, 73 something can't be made,
 77 not permitted, 78 configuration or pool refused.";
 
+/// EX_USAGE of sysexits(3).
+const USAGE: u8 = 64;
+
 fn main() -> ExitCode {
-    match scratchd::run(&Arguments::parse().options) {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nobody may be reading; the code tells all the same.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match scratchd::run(&arguments.options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("scratchd: {error}");

@@ -1,6 +1,6 @@
 //! Who is at the other end of a connection, by the kernel's word alone.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -45,14 +45,9 @@ impl Peer {
         let groups = scratch_sys::peer_groups(socket)?;
         let identity = Identity { uid: credentials.uid.as_raw(), gid: credentials.gid.as_raw(), groups };
         let pid = rustix::process::Pid::as_raw(Some(credentials.pid));
-        Ok(Self::new(identity, pid, admin_group))
-    }
-
-    /// From credentials that another library asked the kernel for.
-    pub(crate) fn new(identity: Identity, pid: i32, admin_group: Option<u32>) -> Self {
         let in_admin_group = admin_group.is_some_and(|group| identity.gid == group || identity.groups.contains(&group));
         let admin = identity.uid == 0 || in_admin_group;
-        Self { caller: Caller { tenant: TenantId(identity.uid), admin }, identity: Arc::new(identity), pid }
+        Ok(Self { caller: Caller { tenant: TenantId(identity.uid), admin }, identity: Arc::new(identity), pid })
     }
 
     /// The peer's process, held. `None` where the kernel names none that we could watch.
@@ -81,8 +76,12 @@ impl Peer {
     }
 }
 
-/// Whether a passed descriptor is a Unix socket; asks the socket layer alone, so that no file system can stall it.
-pub(crate) fn is_unix_socket(descriptor: &OwnedFd) -> bool {
-    rustix::net::sockopt::socket_domain(descriptor.as_fd())
-        .is_ok_and(|family| family == rustix::net::AddressFamily::UNIX)
+/// Whether a passed descriptor is a Unix socket that hangs up when its other end is closed; asks the socket layer alone, so
+/// that no file system can stall it.
+pub(crate) fn is_connected_unix_socket(descriptor: &OwnedFd) -> bool {
+    use rustix::net::{AddressFamily, SocketType, sockopt};
+    sockopt::socket_domain(descriptor).is_ok_and(|family| family == AddressFamily::UNIX)
+        && sockopt::socket_type(descriptor)
+            .is_ok_and(|kind| kind == SocketType::STREAM || kind == SocketType::SEQPACKET)
+        && sockopt::socket_acceptconn(descriptor).is_ok_and(|listens| !listens)
 }

@@ -33,8 +33,18 @@ impl HeldProcess {
     /// SRCH when there is none.
     pub(crate) fn of_pid(pid: i32) -> Result<Self, Errno> {
         let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-        Self::of_pidfd(pidfd_open(pid, PidfdFlags::empty())?)
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Self::of_pidfd(pidfd),
+            // The number is a thread's now: the process that had it is gone.
+            Err(Errno::INVAL) => Err(Errno::SRCH),
+            Err(errno) => Err(errno),
+        }
     }
+}
+
+/// Whether a passed descriptor is a pidfd.
+pub(crate) fn is_pidfd(descriptor: &OwnedFd) -> bool {
+    !matches!(pid_of(descriptor), Err(Errno::BADF))
 }
 
 /// The number of a pidfd's process. Reading fdinfo asks the kernel alone: no file system of a client's can stall it.
@@ -84,47 +94,76 @@ fn pidfd_inode(pidfd: BorrowedFd<'_>) -> u64 {
     }
 }
 
-/// What a search looks for: the lease that a process may name, whose it is, and the lease that the process then holds.
-pub(crate) type Wanted = HashMap<LeaseId, (u32, LeaseId)>;
+/// What a search looks for: a lease that a process may name, and the lease that it then holds.
+pub(crate) type Wanted = HashMap<LeaseId, LeaseId>;
 
-/// The processes that name a lease as SCRATCHD_LEASE in their environment and run as its tenant. Root's leases are held by
-/// whatever user's processes name them: what root starts may change its user and keep its environment.
+/// A tenant's processes that name a lease as SCRATCHD_LEASE in their environment. Root's leases are held by whatever user's
+/// processes name them: what root starts may change its user and keep its environment.
 ///
 /// A pass over /proc can miss a process whose parent dies while it is made. So a pass that finds nothing for a lease counts
 /// only if no process was made during it; else it is made again, up to three times.
-pub(crate) fn search_environments(mut wanted: Wanted) -> Vec<(LeaseId, HeldProcess)> {
+///
+/// # Errors
+/// When the system would not let us look, as with EMFILE: then nothing is known.
+pub(crate) fn search_environments(tenant: u32, mut wanted: Wanted) -> Result<Vec<(LeaseId, HeldProcess)>, Errno> {
     let mut found = Vec::new();
     for _ in 0..3 {
         let before = processes_made();
-        let unsure = pass(&wanted, &mut found);
-        wanted.retain(|_, (_, lease)| !found.iter().any(|(held, _)| held == lease));
+        let unsure = pass(tenant, &wanted, &mut found)?;
+        wanted.retain(|_, lease| !found.iter().any(|(held, _)| held == lease));
         if wanted.is_empty() || (!unsure && before.is_some() && before == processes_made()) {
             break;
         }
     }
-    found
+    Ok(found)
 }
 
 /// True: a process had no environment yet, it was just being made.
-fn pass(wanted: &Wanted, found: &mut Vec<(LeaseId, HeldProcess)>) -> bool {
+fn pass(tenant: u32, wanted: &Wanted, found: &mut Vec<(LeaseId, HeldProcess)>) -> Result<bool, Errno> {
     let mut unsure = false;
-    let Ok(entries) = std::fs::read_dir("/proc") else { return true };
+    let entries = std::fs::read_dir("/proc").map_err(|error| of_io(&error))?;
     for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
-        // What can't be read has gone, or hides from us; the docs say that only a cgroup holds the latter.
-        let Ok(environment) = read(&format!("/proc/{pid}/environ")) else { continue };
-        if environment.is_empty() {
-            unsure |= std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+        // Asked first: what another tenant has mapped as its environment is not to be read.
+        if tenant != 0 && !known(users(pid))?.is_some_and(|users| users.contains(&tenant)) {
             continue;
         }
-        let named = environment.split(|byte| *byte == 0).filter_map(|entry| entry.strip_prefix(b"SCRATCHD_LEASE="));
-        for lease in named.filter_map(|text| LeaseId::from_bytes(text).ok()) {
-            let Some((tenant, held)) = wanted.get(&lease) else { continue };
-            if *tenant == 0 || users(pid).is_ok_and(|users| users.contains(tenant)) {
-                found.extend(HeldProcess::of_pid(pid).ok().map(|process| (*held, process)));
-            }
+        let Some(leases) = named_by(pid, wanted, &mut unsure)? else { continue };
+        if leases.is_empty() {
+            continue;
+        }
+        // Held, then read again: so it is this process that names them.
+        let Some(process) = known(HeldProcess::of_pid(pid))? else { continue };
+        let Some(leases) = named_by(pid, wanted, &mut unsure)? else { continue };
+        for lease in leases {
+            let pidfd = process.pidfd.try_clone().map_err(|error| of_io(&error))?;
+            found.extend(known(HeldProcess::of_pidfd(pidfd))?.map(|process| (lease, process)));
         }
     }
-    unsure
+    Ok(unsure)
+}
+
+/// The leases that a process holds by naming one; `None` when it is gone, or hides: the docs say that only a cgroup holds
+/// what does.
+fn named_by(pid: i32, wanted: &Wanted, unsure: &mut bool) -> Result<Option<Vec<LeaseId>>, Errno> {
+    let Some(environment) = known(read(&format!("/proc/{pid}/environ")))? else { return Ok(None) };
+    if environment.is_empty() {
+        *unsure |= std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+    }
+    let named = environment.split(|byte| *byte == 0).filter_map(|entry| entry.strip_prefix(b"SCRATCHD_LEASE="));
+    Ok(Some(named.filter_map(|text| wanted.get(&LeaseId::from_bytes(text).ok()?).copied()).collect()))
+}
+
+/// Gone or hidden is an answer; any other error is none.
+fn known<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::NOENT | Errno::SRCH | Errno::ACCESS | Errno::PERM) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn of_io(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
 /// How many processes this machine has made since boot.
@@ -137,8 +176,7 @@ fn processes_made() -> Option<u64> {
 fn read(path: &str) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path);
-    file.and_then(|mut file| file.read_to_end(&mut bytes))
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    file.and_then(|mut file| file.read_to_end(&mut bytes)).map_err(|error| of_io(&error))?;
     Ok(bytes)
 }
 
@@ -154,8 +192,8 @@ mod tests {
         let mut other = Command::new("sleep").arg("1000").env("XSCRATCHD_LEASE", lease.as_str()).spawn().unwrap();
         let tenant = rustix::process::geteuid().as_raw();
         let root = LeaseId::from_bits([1; 10]);
-        let wanted = || Wanted::from([(lease, (tenant, root))]);
-        let found = search_environments(wanted());
+        let wanted = || Wanted::from([(lease, root)]);
+        let found = search_environments(tenant, wanted()).unwrap();
         let pids: Vec<_> = found.iter().map(|(held, process)| (*held, process.id.pid)).collect();
         assert_eq!(pids, [(root, i32::try_from(child.id()).unwrap())]);
         let found: Vec<_> = found.into_iter().map(|(_, process)| process).collect();
@@ -165,7 +203,7 @@ mod tests {
             child.wait().unwrap();
         }
         assert!(!is_alive(&found[0].pidfd).unwrap());
-        assert!(search_environments(wanted()).is_empty());
+        assert!(search_environments(tenant, wanted()).unwrap().is_empty());
         assert_eq!(HeldProcess::of_pid(pids[0].1).unwrap_err(), Errno::SRCH);
     }
 

@@ -32,19 +32,22 @@ impl Ready {
     }
 
     /// The broker does not serve; whoever waits is told why, or where another one is.
-    pub(crate) fn failed(self, error: &StartError) {
+    pub(crate) fn failed(&self, error: &StartError) {
         match error {
             StartError::Root(RootRefusal::Locked { runtime, .. }) => {
                 self.write(&[b"locked ", runtime.as_os_str().as_bytes(), b"\n"].concat());
+            }
+            StartError::FileSystem(error) if error.errno == rustix::io::Errno::WOULDBLOCK => {
+                self.write(&[b"locked ", error.path.as_os_str().as_bytes(), b"\n"].concat());
             }
             error => self.write(format!("error {error}\n").as_bytes()),
         }
     }
 
-    fn write(self, line: &[u8]) {
-        if let Some(pipe) = self.0 {
+    fn write(&self, line: &[u8]) {
+        if let Some(pipe) = &self.0 {
             // Whoever waited may have given up.
-            let _ = rustix::io::write(&pipe, line);
+            let _ = rustix::io::write(pipe, line);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use scratch_fs::{Rights, TrashName};
+use scratch_lease::LeaseId;
 
 use crate::broker::Broker;
 use crate::clock;
@@ -48,10 +49,28 @@ impl Reaper {
         self.changed.notify_one();
     }
 
+    /// Waits for the trees of a lease that are on their way.
+    pub(crate) fn when_lease_is_freed(&self, lease: LeaseId, when_freed: WhenFreed) {
+        let mut queue = self.lock();
+        let of_lease = |subject: &&Subject| matches!(subject, Subject::Trash(tree) if tree.lease == lease);
+        match queue.working.iter().chain(&queue.waiting).filter(of_lease).max().copied() {
+            Some(subject) => queue.when_freed.entry(subject).or_default().push(when_freed),
+            None => {
+                drop(queue);
+                when_freed(Vec::new());
+            }
+        }
+    }
+
     /// Writes down what can't be removed now.
     pub(crate) fn owe(&self, debt: Debt) {
         self.lock().debts.owe(debt, clock::now());
         self.changed.notify_one();
+    }
+
+    /// Whose debt it is.
+    fn tenant_of(&self, subject: &Subject) -> Option<u32> {
+        self.lock().debts.get(subject).map(|debt| debt.tenant)
     }
 
     /// A copy of all debts.
@@ -164,10 +183,12 @@ impl Broker {
         loop {
             let (subject, alone) = self.reaper.next();
             let owed = match subject {
-                // The second worker is of use only while no other tree waits for its thread.
                 // A second worker is of use only while no other tree waits for its thread.
                 Subject::Trash(tree) => self.free(tree, if alone { TWO_WORKERS } else { NonZeroUsize::MIN }),
-                Subject::Lease(lease) => self.end_on_disk(lease).err().map(|debt| *debt).into_iter().collect(),
+                Subject::Lease(lease) => {
+                    let owed = self.end_on_disk(lease, self.reaper.tenant_of(&subject)).err();
+                    owed.map(|debt| *debt).into_iter().collect()
+                }
                 Subject::Record(_) => self.reaper.lock().debts.get(&subject).cloned().into_iter().collect(),
             };
             for debt in &owed {

@@ -51,8 +51,6 @@ pub(crate) enum RequestError {
     LimitUnread { limit: usize },
     #[error("this tenant has {limit} connections; close some")]
     LimitConnections { limit: usize },
-    #[error("the broker is stopping; connect again")]
-    Stopping,
     #[error(transparent)]
     FileSystem(#[from] FsError),
 }
@@ -88,7 +86,6 @@ impl RequestError {
             Self::NotPermitted(_) => (Code::PermissionDenied, "NOT_PERMITTED"),
             Self::LimitUnread { .. } => (Code::ResourceExhausted, "LIMIT_UNREAD"),
             Self::LimitConnections { .. } => (Code::ResourceExhausted, "LIMIT_CONNECTIONS"),
-            Self::Stopping => (Code::Unavailable, "STOPPING"),
             Self::FileSystem(error) => errno_code_and_reason(error.errno),
         }
     }

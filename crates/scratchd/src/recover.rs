@@ -9,11 +9,14 @@ use rustix::io::Errno;
 use scratch_fs::{Boot, FoundRecord, FsError, Record, RecordHolderKind, Torn};
 use scratch_lease::{BootTime, Grant, HolderKind, LeaseId, NewHolder, ProcessId, TenantId};
 
-use crate::broker::{Broker, SEARCH_KEY};
+use crate::broker::Broker;
 use crate::clock;
 use crate::debt::{Debt, Subject};
 use crate::peer::Identity;
 use crate::process::HeldProcess;
+
+/// How long a start waits for searches: one that the system would not let finish goes on beside serving.
+const SEARCH_FOR_MAX: Duration = Duration::from_secs(2);
 
 /// What was done with what was found.
 #[derive(Debug, Default)]
@@ -32,8 +35,14 @@ enum Known {
     Unknown,
 }
 
-/// Processes that were looked for once: many leases have the same.
-type Processes = HashMap<ProcessId, Known>;
+/// What a start has learned so far.
+#[derive(Debug, Default)]
+struct Start {
+    /// Processes that were looked for once: many leases have the same.
+    processes: HashMap<ProcessId, Known>,
+    /// Leases that are kept because nothing is known of them.
+    kept: HashSet<LeaseId>,
+}
 
 impl Broker {
     /// Goes through the pool before it is served.
@@ -54,25 +63,29 @@ impl Broker {
         }
         let everything_goes = !same_boot || self.config.restart.grace.is_zero();
         let recorded: HashSet<_> = records.iter().map(|(lease, _)| *lease).collect();
-        let mut processes = Processes::new();
+        let mut start = Start::default();
         for (lease, record) in in_order_of_age(records) {
             let is_there = directories.contains(&lease);
             match record {
                 Ok(record) if is_there && !everything_goes => {
-                    self.adopt(lease, &record, &mut processes);
+                    self.adopt(lease, &record, &mut start);
                     recovered.adopted += 1;
                 }
                 Ok(record) => {
-                    self.put_away(lease, record.uid);
+                    self.put_away(lease, Some(record));
                     recovered.ended += usize::from(is_there);
                 }
-                Err(Torn) if !same_boot => self.put_away(lease, self.uid),
-                Err(Torn) => self.keep_unknown(lease, "torn record"),
+                Err(Torn) if !same_boot => self.put_away(lease, None),
+                Err(Torn) => self.keep_unknown(lease, "torn record", &mut start),
             }
         }
         for lease in directories.difference(&recorded) {
             // Before a power cut the record may have been lost: then everything is dead. In the same boot it can't be.
-            if same_boot { self.keep_unknown(*lease, "no record") } else { self.put_away(*lease, self.uid) }
+            if same_boot {
+                self.keep_unknown(*lease, "no record", &mut start);
+            } else {
+                self.put_away(*lease, None);
+            }
         }
         self.pool.set_boot(boot)?;
         self.end_the_dead();
@@ -82,18 +95,16 @@ impl Broker {
     /// Leases without a living holder go out of sight, after the search for their processes.
     fn end_the_dead(self: &Arc<Self>) {
         self.settle();
-        let (done, wait) = std::sync::mpsc::channel();
-        // Behind the search, which was queued for the same thread.
-        self.side.run(SEARCH_KEY, move || drop(done));
-        // Nothing is ever sent: it ends when the job has run.
-        let _: Result<(), _> = wait.recv();
+        self.searches.wait(SEARCH_FOR_MAX);
     }
 
-    fn adopt(self: &Arc<Self>, lease: LeaseId, record: &Record, processes: &mut Processes) {
+    fn adopt(self: &Arc<Self>, lease: LeaseId, record: &Record, start: &mut Start) {
         if self.pool.directory_identity(lease) != Ok((record.device, record.inode)) {
-            self.keep_unknown(lease, "not the directory of its record");
+            self.keep_unknown(lease, "not the directory of its record", start);
             return;
         }
+        // A parent that is kept because it is unknown must not end its children.
+        let parent = record.parent.parse().ok().filter(|parent| !start.kept.contains(parent));
         let now = clock::now();
         let until = now + self.config.restart.grace;
         let mut found = HashMap::new();
@@ -106,7 +117,7 @@ impl Broker {
                         start_time: process.start_time,
                         pidfd_inode: process.pidfd_inode,
                     };
-                    let known = *processes.entry(id).or_insert_with(|| find(id, &mut found));
+                    let known = *start.processes.entry(id).or_insert_with(|| find(id, &mut found));
                     if known != Known::Gone {
                         holders.push(NewHolder::Process(id));
                     }
@@ -121,7 +132,7 @@ impl Broker {
         let holders = {
             let mut state = self.lock();
             state.identities.insert(lease, Arc::new(identity));
-            state.table.adopt(grant_of(lease, record, holders, now), BootTime(record.created), now);
+            state.table.adopt(grant_of(lease, record, holders, parent), BootTime(record.created), now);
             state.table.lease(lease).map(|lease| lease.holders().to_vec()).unwrap_or_default()
         };
         for holder in holders {
@@ -134,21 +145,36 @@ impl Broker {
         }
     }
 
-    /// Out of sight; what can't be moved is owed.
-    fn put_away(&self, lease: LeaseId, tenant: u32) {
-        if let Err(error) = self.pool.end_lease(lease, tenant).map(|tree| {
-            if let Some(tree) = tree {
-                self.reaper.push(tree, None);
+    /// Out of sight; what can't be moved is owed, and its record says from now on that nobody holds it: the next start
+    /// must not take it for one of this boot.
+    fn put_away(&self, lease: LeaseId, record: Option<Record>) {
+        let tenant = record.as_ref().map(|record| record.uid);
+        let Err(debt) = self.end_on_disk(lease, tenant) else { return };
+        tracing::warn!(%lease, path = %debt.path.display(), blocker = %debt.blocker, "a dead lease can't be put away yet");
+        self.reaper.owe(*debt);
+        if let Some(record) = record {
+            let unheld = Record { holders: Vec::new(), search_environment: false, ..record };
+            if let Err(error) = self.pool.write_record(lease, &unheld) {
+                tracing::warn!(%lease, %error, "its record still names holders, ignoring");
             }
-        }) {
-            tracing::warn!(%lease, %error, "a dead lease can't be put away yet");
-            self.reaper.owe(debt(Subject::Lease(lease), lease, tenant, self, Some(error.errno), "other"));
         }
     }
 
-    fn keep_unknown(&self, lease: LeaseId, why: &str) {
+    fn keep_unknown(&self, lease: LeaseId, why: &str, start: &mut Start) {
         tracing::warn!(%lease, "{why}: whether it is dead is unknown, so it is kept; see `scratch debt`");
-        self.reaper.owe(debt(Subject::Record(lease), lease, self.uid, self, None, why));
+        start.kept.insert(lease);
+        let tenant = self.pool.directory_owner(lease).unwrap_or(self.uid);
+        self.reaper.owe(Debt {
+            subject: Subject::Record(lease),
+            lease: Some(lease),
+            tenant,
+            path: self.pool.lease_path(lease),
+            errno: None,
+            blocker: why.to_owned(),
+            tries: 0,
+            next_try: None,
+            bytes: 0,
+        });
     }
 }
 
@@ -173,31 +199,17 @@ fn find(wanted: ProcessId, found: &mut HashMap<ProcessId, HeldProcess>) -> Known
     }
 }
 
-fn grant_of(id: LeaseId, record: &Record, holders: Vec<NewHolder>, now: BootTime) -> Grant {
-    let left = BootTime(record.lifetime_end).duration_since(now);
+fn grant_of(id: LeaseId, record: &Record, holders: Vec<NewHolder>, parent: Option<LeaseId>) -> Grant {
+    let lifetime = BootTime(record.lifetime_end).duration_since(BootTime(record.created));
     Grant {
         id,
         tenant: TenantId(record.uid),
         pool: 0,
         nonce: <[u8; 16]>::try_from(record.nonce.as_slice()).ok(),
-        parent: record.parent.parse().ok(),
+        parent,
         holders,
-        lifetime_max: (record.lifetime_end != 0).then_some(left),
+        lifetime_max: (record.lifetime_end != 0).then_some(lifetime),
         labels: record.labels.clone(),
         search_environment: record.search_environment,
-    }
-}
-
-fn debt(subject: Subject, lease: LeaseId, tenant: u32, broker: &Broker, errno: Option<Errno>, blocker: &str) -> Debt {
-    Debt {
-        subject,
-        lease: Some(lease),
-        tenant,
-        path: broker.pool.lease_path(lease),
-        errno,
-        blocker: blocker.to_owned(),
-        tries: 0,
-        next_try: None,
-        bytes: 0,
     }
 }

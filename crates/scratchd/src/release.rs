@@ -41,16 +41,17 @@ impl Broker {
             None if request.lease.is_empty() => return Err(Refusal::LeaseUnknown.into()),
             _ => lease_id(&request.lease)?,
         };
-        if let Some(number) = request.area.strip_prefix(b"#") {
-            self.lock().table.live(lease, client.peer.caller)?;
-            let number = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
-            let key = AreaKey::Number(number.ok_or(RequestError::Kind("an area without a name is # and a number"))?);
-            let known = self.lock().table.remove_area(lease, &key).is_some();
-            return Ok(if known { Released::Gone } else { Released::Nothing });
+        if let Some(number) = area_number(&request.area) {
+            let mut state = self.lock();
+            state.table.live(lease, client.peer.caller)?;
+            if state.table.remove_area(lease, &AreaKey::Number(number)).is_some() {
+                return Ok(Released::Gone);
+            }
+            // A client may have made a file of that name by itself.
         }
         let (parent, name) = split_area_path(&request.area)?;
-        self.lock().table.live(lease, client.peer.caller)?;
-        let released = self.take_away(client, lease, parent.as_deref(), &name)?;
+        let tenant = self.lock().table.live(lease, client.peer.caller)?.tenant().0;
+        let released = self.take_away(client, (lease, tenant), parent.as_deref(), &name)?;
         let mut state = self.lock();
         state.table.remove_area(lease, &AreaKey::Name(request.area.as_slice().into()));
         if let Released::Trashed(_) = released {
@@ -62,11 +63,11 @@ impl Broker {
     fn take_away(
         &self,
         client: &mut Client,
-        lease: LeaseId,
+        (lease, tenant): (LeaseId, u32),
         parent: Option<&CStr>,
         name: &CStr,
     ) -> Result<Released, RequestError> {
-        let identity = Arc::clone(&client.peer.identity);
+        let identity = self.identity_for(client, lease);
         let held = client.directory(self, lease)?;
         let rights =
             identity.assume(self.uid).map_err(|errno| FsError::new("take on the tenant's rights", "", errno))?;
@@ -87,7 +88,7 @@ impl Broker {
         }
         // The rename into trash is the broker's own: trash is closed to the tenant.
         drop(rights);
-        self.trash(directory, name, identity.uid, lease)
+        self.trash(directory, name, tenant, lease)
     }
 
     fn trash(
@@ -129,18 +130,14 @@ impl Broker {
             }
         }
         if let Some(when_freed) = when_freed {
-            // It was ending already: what another thread is doing is done again here, which changes nothing.
-            self.end_again(lease, when_freed);
+            // It was ending already: out of sight first, then freed by whoever has taken it over.
+            match self.end_on_disk(lease, None) {
+                Ok(()) => self.reaper.when_lease_is_freed(lease, when_freed),
+                Err(debt) => when_freed(vec![debt.subject.id()]),
+            }
         }
         self.settle();
         Ok(())
-    }
-
-    fn end_again(&self, lease: LeaseId, when_freed: WhenFreed) {
-        match self.end_on_disk(lease) {
-            Ok(()) => when_freed(Vec::new()),
-            Err(debt) => when_freed(vec![debt.subject.id()]),
-        }
     }
 
     /// Renews the ttl holders of a lease.
@@ -150,6 +147,12 @@ impl Broker {
     pub(crate) fn keep_alive(&self, caller: Caller, lease: LeaseId) -> Result<std::time::Duration, RequestError> {
         Ok(self.lock().table.renew(lease, caller, clock::now())?)
     }
+}
+
+/// `#` and a number: an area without a name.
+fn area_number(area: &[u8]) -> Option<u32> {
+    let digits = area.strip_prefix(b"#").filter(|rest| rest.iter().all(u8::is_ascii_digit))?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 fn shown(name: &CStr) -> &Path {

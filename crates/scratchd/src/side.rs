@@ -60,15 +60,19 @@ impl Side {
         sender.send(Box::new(job)).expect("the thread ends with the process");
     }
 
-    /// Closes a client's descriptors. False: too many wait to be closed, whoever sends these should be cut off.
-    pub(crate) fn close(&self, descriptors: Vec<OwnedFd>) -> bool {
+    /// Whether too many descriptors wait to be closed to take more.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) >= WAITING_MAX
+    }
+
+    /// Closes a client's descriptors.
+    pub(crate) fn close(&self, descriptors: Vec<OwnedFd>) {
         if descriptors.is_empty() {
-            return true;
+            return;
         }
         let waiting = self.waiting.fetch_add(descriptors.len(), Ordering::Relaxed);
         let closer = &self.closers[waiting % CLOSERS];
         let sender = closer.lock().expect("a thread that panics ends the process");
         sender.send(descriptors).expect("the thread ends with the process");
-        waiting < WAITING_MAX
     }
 }

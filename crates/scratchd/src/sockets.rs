@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use scratch_fs::FsError;
@@ -52,6 +52,9 @@ pub(crate) fn open_runtime(path: &Path, mode: u32) -> Result<OwnedFd, FsError> {
     if found.st_uid != rustix::process::geteuid().as_raw() || found.st_mode & 0o022 != 0 {
         return Err(FsError::new("trust runtime directory (another's, or writable by others)", path, Errno::PERM));
     }
+    // Held as long as the sockets are ours: another broker must not take their names away.
+    rustix::fs::flock(&opened, FlockOperation::NonBlockingLockExclusive)
+        .map_err(FsError::on("take for this broker (another one is there)", path))?;
     Ok(opened)
 }
 

@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -49,6 +48,7 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Root(RootRefusal::Locked { .. }) => 69,
+            Self::FileSystem(error) if error.errno == rustix::io::Errno::WOULDBLOCK => 69,
             Self::Config(_) | Self::Root(_) | Self::Group(_) => 78,
             Self::FileSystem(_) => 73,
             Self::Rights(_) => 77,
@@ -65,13 +65,26 @@ pub fn run(options: &DaemonOptions) -> Result<(), StartError> {
     scratch_fs::clear_umask();
     log::start(options.log_format);
     let ready = ready::Ready::from_environment();
-    match start(options) {
-        Ok(started) => started.serve(options, ready),
-        Err(error) => {
-            ready.failed(&error);
-            Err(error)
-        }
+    let started = start(options).inspect_err(|error| ready.failed(error))?;
+    match started.serve(options, ready)? {
+        Ended::Told => Ok(()),
+        // Somebody came just before the door was shut: another broker takes over what was granted.
+        Ended::StillNeeded => Err(again().into()),
     }
+}
+
+/// How serving ended.
+enum Ended {
+    Told,
+    StillNeeded,
+}
+
+/// This program from its beginning, in this process; returns only if that fails.
+fn again() -> std::io::Error {
+    use std::os::unix::process::CommandExt;
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    std::process::Command::new("/proc/self/exe").arg0(name).args(arguments).env_remove("SCRATCHD_READY_FD").exec()
 }
 
 /// A broker that has recovered its pool and has its sockets, before the first request.
@@ -86,6 +99,7 @@ fn start(options: &DaemonOptions) -> Result<Started, StartError> {
     let session = options.session || !rustix::process::geteuid().is_root();
     check_rights()?;
     raise_descriptor_limit();
+    drop_capabilities()?;
     let runtime_path = std::path::absolute(sockets::runtime_directory(options.runtime_dir.clone(), session))?;
     let runtime = sockets::open_runtime(&runtime_path, if session { 0o700 } else { 0o755 })?;
     let config = configuration(options, session)?;
@@ -106,34 +120,35 @@ fn start(options: &DaemonOptions) -> Result<Started, StartError> {
 }
 
 impl Started {
-    fn serve(self, options: &DaemonOptions, ready: ready::Ready) -> Result<(), StartError> {
+    fn serve(self, options: &DaemonOptions, ready: ready::Ready) -> Result<Ended, StartError> {
         let Self { broker, runtime, grpc, handle } = self;
         start_threads(&broker)?;
         let channels = Channels::start(&broker, handle)?;
         broker.channels.set(channels).expect("this is the only start");
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        tokio.block_on(async {
+        let told = tokio.block_on(async {
             let mut stop = Stop::listen()?;
             let server = grpc::serve(Arc::clone(&broker), grpc, stop.grpc())?;
             let server = tokio::spawn(server);
             ready.tell(&broker);
-            tokio::select! {
-                () = stop.signalled() => tracing::info!("stopping; leases stay for the next broker"),
-                () = idle(&broker, options.idle_exit) => tracing::info!("idle, stopping"),
-            }
+            let told = tokio::select! {
+                () = stop.signalled() => true,
+                () = idle(&broker, options.idle_exit) => false,
+            };
+            tracing::info!("{}", if told { "stopping; leases stay for the next broker" } else { "idle, stopping" });
             ready::stopping();
-            broker.stopping.store(true, Ordering::Relaxed);
             sockets::remove(&runtime);
             stop.stop_grpc();
             let channels = Arc::clone(&broker);
             // The threads wait for what they owe, 5 s at most.
             let threads = tokio::task::spawn_blocking(move || channels.channels.get().map(Channels::stop));
             let _ = tokio::time::timeout(Duration::from_secs(6), async { tokio::join!(threads, server) }).await;
-            Ok::<_, std::io::Error>(())
+            Ok::<_, std::io::Error>(told)
         })?;
         // Reaper and watcher end with the process: what they leave half done is what a start finds.
         tokio.shutdown_background();
-        Ok(())
+        let still_needed = !told && broker.lock().table.totals().leases > 0;
+        Ok(if still_needed { Ended::StillNeeded } else { Ended::Told })
     }
 }
 
@@ -210,6 +225,30 @@ fn check_rights() -> Result<(), StartError> {
     }
     let effective = rustix::thread::capabilities(None).map_err(std::io::Error::from)?.effective;
     if effective.contains(CapabilitySet::DAC_OVERRIDE) { Err(StartError::Rights(uid.as_raw())) } else { Ok(()) }
+}
+
+/// What a broker of many tenants needs; CAP_SYS_RESOURCE, which passes quotas, is not among it. Dropped before threads are
+/// made, so that all have the same.
+fn drop_capabilities() -> Result<(), StartError> {
+    use rustix::thread::CapabilitySet;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let needed = CapabilitySet::CHOWN
+        | CapabilitySet::DAC_OVERRIDE
+        | CapabilitySet::DAC_READ_SEARCH
+        | CapabilitySet::FOWNER
+        | CapabilitySet::FSETID
+        | CapabilitySet::LINUX_IMMUTABLE
+        | CapabilitySet::SETGID
+        | CapabilitySet::SETUID
+        | CapabilitySet::SYS_ADMIN
+        | CapabilitySet::SYS_PTRACE;
+    let mut sets = rustix::thread::capabilities(None).map_err(std::io::Error::from)?;
+    sets.effective &= needed;
+    sets.permitted &= needed;
+    sets.inheritable = CapabilitySet::empty();
+    Ok(rustix::thread::set_capabilities(None, sets).map_err(std::io::Error::from)?)
 }
 
 /// Pidfds, connections and handles under way: as many as the administrator allows.

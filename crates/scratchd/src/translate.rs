@@ -25,6 +25,10 @@ pub(crate) fn lease_id(text: &str) -> Result<LeaseId, RequestError> {
 /// # Errors
 /// REQUEST_INVALID for a negative one.
 pub(crate) fn duration(wire: prost_types::Duration) -> Result<Duration, RequestError> {
+    let negative = RequestError::Request("a duration must not be negative");
+    if wire.seconds < 0 || wire.nanos < 0 {
+        return Err(negative);
+    }
     Duration::try_from(wire).map_err(|_| RequestError::Request("a duration must not be negative"))
 }
 

@@ -28,8 +28,8 @@ pub(crate) struct Ended {
     pub(crate) holders: Vec<HolderKey>,
     /// Descriptors of clients that are to be closed elsewhere: closing may block.
     pub(crate) descriptors: Vec<OwnedFd>,
-    /// The timer fired.
-    pub(crate) timer: bool,
+    /// The deadline that the timer fired for.
+    pub(crate) deadline: Option<BootTime>,
 }
 
 /// Everything that is being watched. Shared by whoever adds to it and the one thread that waits.
@@ -38,8 +38,8 @@ pub(crate) struct Watch {
     epoll: OwnedFd,
     timer: OwnedFd,
     wake: OwnedFd,
-    /// The time that the timer is set to; `u64::MAX` for none.
-    armed: AtomicU64,
+    /// What the timer is set to.
+    armed: Mutex<Option<BootTime>>,
     next_token: AtomicU64,
     watched: Mutex<Watched>,
 }
@@ -65,7 +65,7 @@ impl Watch {
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
         epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)?;
         let next_token = AtomicU64::new(FIRST_TOKEN);
-        Ok(Self { epoll, timer, wake, armed: AtomicU64::new(u64::MAX), next_token, watched: Mutex::default() })
+        Ok(Self { epoll, timer, wake, armed: Mutex::new(None), next_token, watched: Mutex::default() })
     }
 
     /// Watches a process for a holder. Many holders of one process share one pidfd.
@@ -132,35 +132,34 @@ impl Watch {
         None
     }
 
-    /// Sets the timer to the earliest deadline there is.
-    pub(crate) fn arm(&self, deadline: Option<BootTime>) {
-        let wanted = deadline.map_or(u64::MAX, |time| time.0.max(1));
-        if self.armed.swap(wanted, Ordering::AcqRel) == wanted {
+    /// Sets the timer to the earliest deadline there is. It is asked for under the timer's own lock, so that of two threads
+    /// the later one has the last word.
+    pub(crate) fn arm(&self, next: impl FnOnce() -> Option<BootTime>) {
+        let mut armed = self.timer_lock();
+        let deadline = next();
+        if *armed == deadline {
             return;
         }
-        let time = match deadline {
-            None => Timespec { tv_sec: 0, tv_nsec: 0 },
-            Some(_) => Timespec {
-                tv_sec: i64::try_from(wanted / 1_000_000_000).unwrap_or(i64::MAX),
-                tv_nsec: i64::try_from(wanted % 1_000_000_000).unwrap_or(0),
-            },
+        let wanted = deadline.map_or(0, |time| time.0.max(1));
+        let time = Timespec {
+            tv_sec: i64::try_from(wanted / 1_000_000_000).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(wanted % 1_000_000_000).unwrap_or(0),
         };
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: time };
         rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once)
             .expect("the timer is ours and the time a valid one");
+        *armed = deadline;
     }
 
-    /// The timer has fired: setting it to the same time again must not be taken for nothing new.
-    pub(crate) fn disarm(&self) {
-        self.armed.store(u64::MAX, Ordering::Release);
+    /// The deadline that the timer has fired for, if it has: it is set to none then.
+    fn fired(&self) -> Option<BootTime> {
+        let mut armed = self.timer_lock();
+        // EAGAIN: it was set anew since.
+        if rustix::io::read(&self.timer, &mut [0; 8]).is_ok() { armed.take() } else { None }
     }
 
-    /// The time that the timer was set to.
-    pub(crate) fn armed(&self) -> Option<BootTime> {
-        match self.armed.load(Ordering::Acquire) {
-            u64::MAX => None,
-            time => Some(BootTime(time)),
-        }
+    fn timer_lock(&self) -> std::sync::MutexGuard<'_, Option<BootTime>> {
+        self.armed.lock().expect("a thread that panics ends the process")
     }
 
     /// Lets the waiting thread return once, though nothing has ended.
@@ -187,15 +186,13 @@ impl Watch {
     }
 
     fn collect(&self, event: Event, ended: &mut Ended) {
-        let mut counter = [0; 8];
         match event.data.u64() {
             TIMER => {
-                // EAGAIN: it was set anew since.
-                ended.timer |= rustix::io::read(&self.timer, &mut counter).is_ok();
+                ended.deadline = self.fired();
             }
             WAKE => {
                 // EAGAIN can't be: it was readable, and only this thread reads it.
-                let _ = rustix::io::read(&self.wake, &mut counter);
+                let _ = rustix::io::read(&self.wake, &mut [0; 8]);
             }
             token => {
                 let mut watched = self.lock();

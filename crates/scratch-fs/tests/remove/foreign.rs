@@ -1,8 +1,11 @@
 //! The system broker's removal: it takes directories over, and leaves those of other owners as they are.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use scratch_fs::{Blocker, Rights, remove};
 
@@ -31,6 +34,32 @@ fn the_tenants_directories_are_taken_over() {
         let found = fs::metadata(entry.join(path)).unwrap();
         assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (0, 0, 0o700), "{path}");
     }
+}
+
+#[test]
+fn a_writer_finds_itself_shut_out() {
+    if !contained(a_writer_finds_itself_shut_out) || !all_ids() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let sub = make_tree(&fixture.lease(), &["sub"]);
+    set_mode(fixture.lease().ancestors().nth(1).unwrap(), 0o711);
+    // It holds the directory as its working directory, and ends with the first file that it can't make.
+    let mut writer = Command::new("sh")
+        .args(["-c", "echo; i=0; while : >$i-1 && : >$i-2; do i=$((i + 1)); done"])
+        .current_dir(&sub)
+        .uid(TENANT)
+        .gid(TENANT)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    writer.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+    while !sub.join("9-1").exists() {
+        std::thread::yield_now();
+    }
+    assert!(fixture.remove_all(Rights::TakeOver) > 10);
+    assert!(!writer.wait().unwrap().success());
 }
 
 #[test]
@@ -120,7 +149,7 @@ fn all_ids() -> bool {
 }
 
 /// Makes directories of the tenant and returns the last one.
-fn make_tree(lease: &Path, paths: &[&str]) -> std::path::PathBuf {
+fn make_tree(lease: &Path, paths: &[&str]) -> PathBuf {
     own(lease, TENANT);
     let mut last = lease.to_owned();
     for path in paths {

@@ -53,7 +53,7 @@ impl Connection {
     }
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
-        self.client.socket.as_fd()
+        self.client.outgoing.socket()
     }
 
     /// Sends a reply now, or keeps it until the client has read. `undo`: what to take away if it is never sent.
@@ -113,12 +113,12 @@ impl Connection {
     }
 
     fn try_send(&mut self, bytes: &[u8], descriptors: &[OwnedFd]) -> Result<(), Errno> {
-        if !self.client.may_send(descriptors.len(), PACKET_DESCRIPTORS_MAX)? {
+        if !self.client.outgoing.may_send(descriptors.len(), PACKET_DESCRIPTORS_MAX)? {
             return Err(Errno::AGAIN);
         }
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         scratch_sys::send_packet(self.socket(), bytes, &borrowed, SendFlags::DONTWAIT)?;
-        self.client.sent(descriptors.len());
+        self.client.outgoing.sent(descriptors.len());
         Ok(())
     }
 }

@@ -55,6 +55,14 @@ pub(crate) fn dispatch(
     descriptors: Vec<OwnedFd>,
     reply_to: ReplyTo,
 ) -> Outcome {
+    let descriptors = match op {
+        Op::Grant(_) | Op::Attach(_) => descriptors,
+        // Nothing else takes any in this version.
+        _ => {
+            broker.side.close(descriptors);
+            Vec::new()
+        }
+    };
     let here = |result| Outcome::Answer(answer(result), None);
     match op {
         Op::Ping(_) => here(Ok(Answer::Ping(v1::PingResponse {}))),
@@ -68,10 +76,7 @@ pub(crate) fn dispatch(
         Op::Attach(request) => attach(broker, client, request, descriptors, reply_to),
         Op::Revoke(request) => revoke(broker, client, &request, reply_to),
         Op::Claim(_) => here(Err(RequestError::Unimplemented("a ticket"))),
-        Op::Persist(_) => {
-            broker.side.close(descriptors);
-            here(Err(RequestError::Unimplemented("Persist")))
-        }
+        Op::Persist(_) => here(Err(RequestError::Unimplemented("Persist"))),
         Op::Delegate(_) => here(Err(RequestError::Unimplemented("Delegate"))),
     }
 }

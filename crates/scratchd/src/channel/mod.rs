@@ -1,5 +1,5 @@
 //! The handle channel: `handle.sock`, SOCK_SEQPACKET. A few threads, an epoll each; a request is carried out on the thread
-//! that received it, and never handed on unless it brings descriptors or waits for the reaper.
+//! that received it, and never handed on unless it brings descriptors, writes a lease's record, or waits for the reaper.
 
 mod connection;
 mod dispatch;

@@ -10,7 +10,7 @@ use prost::Message;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketFlags, accept_with, sockopt};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, sockopt};
 use scratch_lease::ConnectionId;
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Answer;
@@ -20,10 +20,11 @@ use crate::broker::Broker;
 use crate::channel::connection::{Connection, Sent};
 use crate::channel::dispatch::{Outcome, ReplyTo, dispatch, refusal};
 use crate::channel::{Mail, MailBox};
-use crate::client::{Client, Load};
+use crate::client::Client;
 use crate::create::Creation;
 use crate::peer::Peer;
 use crate::reason::RequestError;
+use crate::release::Released;
 
 const LISTENER: u64 = 0;
 const BELL: u64 = 1;
@@ -36,6 +37,12 @@ const WAIT_FOR_ROOM: EventFlags = EventFlags::OUT.union(EventFlags::ET);
 
 /// How long what is owed may take to be sent when the broker stops.
 const STOP_FOR_MAX: Duration = Duration::from_secs(5);
+
+/// How long to accept nothing where the system has no descriptor left for it.
+const NO_ACCEPT_FOR: Duration = Duration::from_millis(100);
+
+/// Requests of one connection that may be worked on elsewhere at once.
+const UNDER_WAY_MAX: usize = 64;
 
 static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(FIRST);
 
@@ -51,6 +58,8 @@ pub(crate) struct Thread {
     packet: Vec<u8>,
     scratch: Vec<u8>,
     stop_at: Option<Instant>,
+    /// Connections are accepted again from here on.
+    accept_at: Option<Instant>,
 }
 
 /// Whether a connection goes on.
@@ -64,7 +73,7 @@ impl Thread {
     /// Made before the thread, so that a failure is known at start.
     pub(crate) fn new(broker: Arc<Broker>, listener: Arc<OwnedFd>, mail: MailBox) -> std::io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &*listener, EventData::new_u64(LISTENER), EventFlags::IN | EventFlags::EXCLUSIVE)?;
+        listen(&epoll, &listener)?;
         epoll::add(&epoll, &*mail.bell, EventData::new_u64(BELL), EventFlags::IN)?;
         Ok(Self {
             broker,
@@ -76,6 +85,7 @@ impl Thread {
             packet: vec![0; PACKET_BYTES_MAX + 1],
             scratch: Vec::with_capacity(1024),
             stop_at: None,
+            accept_at: None,
         })
     }
 
@@ -83,11 +93,15 @@ impl Thread {
         let mut events = Vec::with_capacity(64);
         while !self.has_stopped() {
             let timeout = self.timeout();
-            if self.wait(&mut events, timeout) == 0 {
-                self.cut_off();
-            }
+            self.wait(&mut events, timeout);
             for event in events.drain(..) {
                 self.handle(event);
+            }
+            if !self.blocked.is_empty() {
+                self.cut_off();
+            }
+            if self.accept_at.is_some_and(|time| time <= Instant::now()) && self.stop_at.is_none() {
+                self.accept_at = listen(&self.epoll, &self.listener).err().map(|_| Instant::now() + NO_ACCEPT_FOR);
             }
         }
         for (token, connection) in std::mem::take(&mut self.connections) {
@@ -122,7 +136,7 @@ impl Thread {
     /// Until when something has to happen by itself.
     fn timeout(&self) -> Option<Duration> {
         let blocked = self.blocked.iter().filter_map(|token| self.connections.get(token)?.cut_off_at()).min();
-        let earliest = blocked.into_iter().chain(self.stop_at).min()?;
+        let earliest = blocked.into_iter().chain(self.stop_at).chain(self.accept_at).min()?;
         Some(earliest.saturating_duration_since(Instant::now()))
     }
 
@@ -140,7 +154,10 @@ impl Thread {
             // Another thread was quicker, or the client is gone again.
             Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return,
             Err(errno) => {
-                tracing::warn!(%errno, "a connection was not accepted, ignoring");
+                tracing::warn!(%errno, "connections are not accepted for a moment");
+                self.accept_at = Some(Instant::now() + NO_ACCEPT_FOR);
+                // It stays readable: without this the thread would run in circles. An error: it is not in the set.
+                let _ = epoll::delete(&self.epoll, &*self.listener);
                 return;
             }
         };
@@ -157,23 +174,21 @@ impl Thread {
         let system = |errno| scratch_fs::FsError::new("look at the peer of", "handle.sock", errno);
         let peer = Peer::of(socket.as_fd(), self.broker.admin_group).map_err(system)?;
         let tenant = peer.identity.uid;
-        let load = self.broker.join(tenant);
-        let mut connection = Connection::new(Client::new(socket, peer, ConnectionId(token), Arc::clone(&load)));
         let limit = self.broker.config.limits.connections;
-        if load.connections.load(Ordering::Relaxed) > limit {
-            self.broker.leave(tenant);
+        let Some(seat) = self.broker.loads.join(tenant, limit) else {
             let error = RequestError::LimitConnections { limit };
-            connection.reply(&of_broker(refusal(&error, None)), Vec::new(), Vec::new, &mut Vec::new());
+            let told = of_broker(refusal(&error, None)).encode_to_vec();
+            // It is closed in any case.
+            let _ = scratch_sys::send_packet(socket.as_fd(), &told, &[], SendFlags::DONTWAIT);
             return Err(error);
-        }
+        };
+        let connection = Connection::new(Client::new(socket, peer, ConnectionId(token), seat));
         // The kernel doubles what it is told.
         let bytes = usize::try_from(self.broker.config.limits.unread_bytes / 2).unwrap_or(usize::MAX);
-        let ready = sockopt::set_socket_send_buffer_size(connection.socket(), bytes)
-            .and_then(|()| epoll::add(&self.epoll, connection.socket(), EventData::new_u64(token), READ));
-        if let Err(errno) = ready {
-            self.broker.leave(tenant);
-            return Err(system(errno).into());
-        }
+        sockopt::set_socket_send_buffer_size(connection.socket(), bytes)
+            .and_then(|()| epoll::add(&self.epoll, connection.socket(), EventData::new_u64(token), READ))
+            .map_err(system)?;
+        self.broker.lock().open.insert(ConnectionId(token));
         self.broker.activity();
         Ok(connection)
     }
@@ -208,10 +223,13 @@ impl Thread {
             }
             let mut served = false;
             for event in events.drain(..) {
-                if event.data.u64() >= FIRST {
-                    self.serve(event.data.u64(), event.flags);
-                    served = true;
+                match event.data.u64() {
+                    // What waits in a connection that waits to be accepted is readable as well.
+                    LISTENER => self.accept(),
+                    BELL => continue,
+                    token => self.serve(token, event.flags),
                 }
+                served = true;
             }
             if !served {
                 return;
@@ -244,7 +262,8 @@ impl Thread {
             self.close(token, connection);
             return;
         }
-        let read = !connection.is_blocked() && self.stop_at.is_none();
+        let busy = connection.is_blocked() || connection.under_way.len() >= UNDER_WAY_MAX;
+        let read = !busy && self.stop_at.is_none();
         if connection.is_blocked() {
             self.blocked.insert(token);
         } else if !self.blocked.is_empty() {
@@ -269,6 +288,11 @@ impl Thread {
             return Go::Away;
         }
         let may_go_on = |sent| if sent == Sent::Closed { Go::Away } else { Go::On };
+        if !received.is_empty() && self.broker.side.is_flooded() {
+            // Whoever sends more descriptors than can be closed is cut off.
+            self.broker.side.close(received);
+            return Go::Away;
+        }
         if packet.truncated || packet.length > PACKET_BYTES_MAX {
             self.broker.side.close(received);
             return self.turn_away(connection, &RequestError::PacketTooLarge);
@@ -280,9 +304,8 @@ impl Thread {
         let expected = descriptors::of_request(&request);
         if expected != received.len() {
             let error = RequestError::DescriptorCount { expected, received: received.len() };
-            let bearable = self.broker.side.close(received);
-            let sent = self.refuse(connection, request.id, &error);
-            return if bearable { may_go_on(sent) } else { Go::Away };
+            self.broker.side.close(received);
+            return may_go_on(self.refuse(connection, request.id, &error));
         }
         let op = match self.check(connection, request.id, request.op) {
             Ok(op) => op,
@@ -308,9 +331,6 @@ impl Thread {
         }
         if connection.under_way.contains(&id) {
             return Err(RequestError::Request("this id is in use on this connection; choose another"));
-        }
-        if self.broker.stopping.load(Ordering::Relaxed) {
-            return Err(RequestError::Stopping);
         }
         op.ok_or(RequestError::Request("the request has no operation, or one of another version"))
     }
@@ -356,17 +376,19 @@ impl Thread {
     fn close(&mut self, token: u64, mut connection: Connection) {
         self.blocked.remove(&token);
         for undo in connection.take_undo() {
-            if let Err(error) = self.broker.release(&mut connection.client, &undo) {
-                tracing::debug!(%error, "could not undo, ignoring: it goes with its lease");
+            match self.broker.release(&mut connection.client, &undo) {
+                Ok(Released::Trashed(tree)) => self.broker.reaper.push(tree, None),
+                Ok(Released::Gone | Released::Nothing) => {}
+                Err(error) => tracing::debug!(%error, "could not undo, ignoring: it goes with its lease"),
             }
         }
-        self.broker.leave(connection.client.peer.identity.uid);
         if self.stop_at.is_some() {
             // The broker ends, not the client: the next broker lets it resume within the grace.
             return;
         }
         let is_due = {
             let mut state = self.broker.lock();
+            state.open.remove(&ConnectionId(token));
             state.table.connection_closed(ConnectionId(token));
             state.table.next_deadline().is_some_and(|time| time <= crate::clock::now())
         };
@@ -375,6 +397,11 @@ impl Thread {
         }
         self.broker.activity();
     }
+}
+
+/// Waits for connections, one thread woken for each.
+fn listen(epoll: &OwnedFd, listener: &OwnedFd) -> Result<(), Errno> {
+    epoll::add(epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN | EventFlags::EXCLUSIVE)
 }
 
 /// Tells the epoll what to wait for on a connection, if that has changed.
@@ -390,28 +417,4 @@ fn tell_epoll(epoll: &OwnedFd, connection: &mut Connection, token: u64, read: bo
 
 fn of_broker(answer: Answer) -> v1::ChannelResponse {
     v1::ChannelResponse { id: 0, result: Some(answer) }
-}
-
-impl Broker {
-    /// One connection of this tenant more.
-    fn join(&self, tenant: u32) -> Arc<Load> {
-        let mut loads = self.loads.lock().expect("a thread that panics ends the process");
-        let load = loads.entry(tenant).or_default();
-        load.connections.fetch_add(1, Ordering::Relaxed);
-        Arc::clone(load)
-    }
-
-    /// One connection of this tenant fewer.
-    fn leave(&self, tenant: u32) {
-        let mut loads = self.loads.lock().expect("a thread that panics ends the process");
-        if loads.get(&tenant).is_some_and(|load| load.connections.fetch_sub(1, Ordering::Relaxed) == 1) {
-            loads.remove(&tenant);
-        }
-    }
-
-    /// Handle-channel connections there are.
-    pub(crate) fn connections(&self) -> usize {
-        let loads = self.loads.lock().expect("a thread that panics ends the process");
-        loads.values().map(|load| load.connections.load(Ordering::Relaxed)).sum()
-    }
 }

@@ -54,7 +54,7 @@ async fn with_names(mut debts: Vec<v1::Debt>) -> Vec<v1::Debt> {
 #[tonic::async_trait]
 impl Admin for Service {
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        let caller = peer(&self.0, &request)?.caller;
+        let caller = peer(&request)?.caller;
         let (generation, usage) = {
             let state = self.0.lock();
             let usage = if caller.admin { state.table.totals() } else { state.table.usage(caller.tenant) };
@@ -71,19 +71,19 @@ impl Admin for Service {
             pools: vec![self.pool()],
             leases: usage.leases as u64,
             areas: usage.areas as u64,
-            connections: self.0.connections() as u64,
+            connections: self.0.loads.connections() as u64,
             trash: trash as u64,
             debt: self.debts(caller).len() as u64,
         }))
     }
 
     async fn list_debt(&self, request: Request<v1::ListDebtRequest>) -> Result<Response<v1::ListDebtResponse>, Status> {
-        let caller = peer(&self.0, &request)?.caller;
+        let caller = peer(&request)?.caller;
         Ok(Response::new(v1::ListDebtResponse { debts: with_names(self.debts(caller)).await }))
     }
 
     async fn reap(&self, request: Request<v1::ReapRequest>) -> Result<Response<v1::ReapResponse>, Status> {
-        let caller = peer(&self.0, &request)?.caller;
+        let caller = peer(&request)?.caller;
         let request = request.into_inner();
         if request.foreign {
             return unimplemented("reaping what another owner left");

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{peer, unimplemented, user_names};
 use crate::broker::Broker;
+use crate::reason::RequestError;
 
 /// Leases of one page.
 const PAGE_MAX: usize = 1000;
@@ -41,13 +42,17 @@ impl Leases for Service {
     type WatchStream = Empty<Result<v1::WatchResponse, Status>>;
 
     async fn list(&self, request: Request<v1::ListLeasesRequest>) -> Result<Response<v1::ListLeasesResponse>, Status> {
-        let caller = peer(&self.0, &request)?.caller;
+        let caller = peer(&request)?.caller;
         let request = request.into_inner();
         let size = match usize::try_from(request.page_size).unwrap_or(PAGE_MAX) {
             0 => PAGE_MAX,
             size => size.min(PAGE_MAX),
         };
-        let mut page = self.page(caller, request.page_token.parse().ok(), size);
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => Some(token.parse().map_err(|_| RequestError::Request("page_token is of no page").to_status())?),
+        };
+        let mut page = self.page(caller, after, size);
         let uid = |lease: &v1::Lease| lease.tenant.as_ref().map(|tenant| tenant.uid);
         let names = user_names(page.leases.iter().filter_map(uid).collect()).await;
         for tenant in page.leases.iter_mut().filter_map(|lease| lease.tenant.as_mut()) {

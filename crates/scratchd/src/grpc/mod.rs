@@ -2,6 +2,7 @@
 
 mod admin;
 mod areas;
+mod connection;
 mod leases;
 
 use std::os::fd::OwnedFd;
@@ -11,12 +12,10 @@ use scratch_proto::v1::admin_server::AdminServer;
 use scratch_proto::v1::areas_server::AreasServer;
 use scratch_proto::v1::leases_server::LeasesServer;
 use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
-use tonic::transport::server::UdsConnectInfo;
 
 use crate::broker::Broker;
-use crate::peer::{Identity, Peer};
+use crate::peer::Peer;
 use crate::reason::RequestError;
 
 /// Most bytes of one message.
@@ -57,7 +56,7 @@ pub(crate) fn serve(
             .add_service(leases.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(AreasServer::new(areas::Service).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(admin.max_decoding_message_size(MESSAGE_BYTES_MAX))
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+            .serve_with_incoming_shutdown(connection::admitted(Arc::clone(&broker), listener), stop)
             .await;
         if let Err(error) = served {
             tracing::error!(%error, "gRPC ended");
@@ -66,11 +65,9 @@ pub(crate) fn serve(
 }
 
 /// Who calls, by the kernel's word on the call's connection.
-fn peer<T>(broker: &Broker, request: &tonic::Request<T>) -> Result<Peer, tonic::Status> {
-    let info = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-    let credentials = info.ok_or_else(|| tonic::Status::unauthenticated("the kernel names no peer"))?;
-    let identity = Identity { uid: credentials.uid(), gid: credentials.gid(), groups: Vec::new() };
-    Ok(Peer::new(identity, credentials.pid().unwrap_or(0), broker.admin_group))
+fn peer<T>(request: &tonic::Request<T>) -> Result<Arc<Peer>, tonic::Status> {
+    let peer = request.extensions().get::<Arc<Peer>>().cloned();
+    peer.ok_or_else(|| tonic::Status::unauthenticated("the kernel names no peer"))
 }
 
 /// What a later version has.

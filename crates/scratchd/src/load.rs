@@ -1,0 +1,167 @@
+//! What each tenant has under way together: connections on both sockets, and descriptors that were sent and not received.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use rustix::io::Errno;
+
+/// The tenants that are connected.
+#[derive(Debug, Default)]
+pub(crate) struct Loads(Mutex<HashMap<u32, Arc<Load>>>);
+
+/// One tenant's.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    connections: AtomicUsize,
+    unread: AtomicUsize,
+    outgoing: Mutex<Vec<Weak<Outgoing>>>,
+}
+
+/// One connection's place among its tenant's; given up when dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    loads: Arc<Loads>,
+    tenant: u32,
+    load: Arc<Load>,
+}
+
+/// A socket that descriptors are sent on, and how many were perhaps not received.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    socket: OwnedFd,
+    unread: AtomicUsize,
+    load: Arc<Load>,
+}
+
+impl Loads {
+    /// A place for one connection more; `None` when the tenant has as many as it may have.
+    pub(crate) fn join(self: &Arc<Self>, tenant: u32, limit: usize) -> Option<Seat> {
+        let mut loads = self.lock();
+        let load = Arc::clone(loads.entry(tenant).or_default());
+        if load.connections.load(Ordering::Relaxed) >= limit {
+            return None;
+        }
+        load.connections.fetch_add(1, Ordering::Relaxed);
+        Some(Seat { loads: Arc::clone(self), tenant, load })
+    }
+
+    /// Connections there are.
+    pub(crate) fn connections(&self) -> usize {
+        self.lock().values().map(|load| load.connections.load(Ordering::Relaxed)).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<Load>>> {
+        self.0.lock().expect("a thread that panics ends the process")
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut loads = self.loads.lock();
+        if self.load.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
+            loads.remove(&self.tenant);
+        }
+    }
+}
+
+impl Seat {
+    /// A socket of this connection.
+    pub(crate) fn outgoing(&self, socket: OwnedFd) -> Arc<Outgoing> {
+        let outgoing = Arc::new(Outgoing { socket, unread: AtomicUsize::new(0), load: Arc::clone(&self.load) });
+        let mut all = self.load.sockets();
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Arc::downgrade(&outgoing));
+        outgoing
+    }
+}
+
+impl Load {
+    fn sockets(&self) -> MutexGuard<'_, Vec<Weak<Outgoing>>> {
+        self.outgoing.lock().expect("a thread that panics ends the process")
+    }
+}
+
+impl Outgoing {
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Descriptors were sent.
+    pub(crate) fn sent(&self, count: usize) {
+        self.unread.fetch_add(count, Ordering::Relaxed);
+        self.load.unread.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Whether so many more may be sent on this connection without passing `limit`. The kernel only tells whether
+    /// everything was received, so it is asked when the count says no.
+    pub(crate) fn may_send(&self, count: usize, limit: usize) -> Result<bool, Errno> {
+        let fits = || count == 0 || self.unread.load(Ordering::Relaxed) + count <= limit;
+        if !fits() {
+            self.recount()?;
+        }
+        Ok(fits())
+    }
+
+    /// Whether so many more may be sent to this tenant. Other connections may have received everything since they were
+    /// last sent to, so all are looked at before the answer is no.
+    pub(crate) fn tenant_may_be_sent(&self, count: usize, limit: usize) -> bool {
+        let fits = || count == 0 || self.load.unread.load(Ordering::Relaxed) + count <= limit;
+        if !fits() {
+            let sockets: Vec<_> = self.load.sockets().iter().filter_map(Weak::upgrade).collect();
+            for socket in sockets {
+                // An error: that client is gone, and its thread is about to find out.
+                let _ = socket.recount();
+            }
+        }
+        fits()
+    }
+
+    fn recount(&self) -> Result<(), Errno> {
+        if self.unread.load(Ordering::Relaxed) > 0 && scratch_sys::unread_by_peer(self.socket())? == 0 {
+            self.load.unread.fetch_sub(self.unread.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.load.unread.fetch_sub(self.unread.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
+
+    #[test]
+    fn connections_are_counted_and_limited_for_each_tenant() {
+        let loads = Arc::new(Loads::default());
+        let (one, two) = (loads.join(1, 2).unwrap(), loads.join(1, 2).unwrap());
+        assert!(loads.join(1, 2).is_none());
+        let other = loads.join(2, 2).unwrap();
+        assert_eq!(loads.connections(), 3);
+        drop(one);
+        assert!(loads.join(1, 2).is_some());
+        drop((two, other));
+        assert_eq!(loads.connections(), 0);
+        assert!(loads.lock().is_empty());
+    }
+
+    #[test]
+    fn what_other_connections_have_received_is_not_held_against_a_tenant() {
+        let loads = Arc::new(Loads::default());
+        let seat = loads.join(1, 2).unwrap();
+        let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::empty(), None).unwrap();
+        let ((one, peer), (two, _kept)) = (pair(), pair());
+        let (one, two) = (seat.outgoing(one), seat.outgoing(two));
+        scratch_sys::send_packet(one.socket(), b"x", &[], SendFlags::empty()).unwrap();
+        one.sent(3);
+        assert!(!two.tenant_may_be_sent(1, 3) && !one.may_send(1, 3).unwrap());
+        scratch_sys::receive_packet(peer.as_fd(), &mut [0; 8], &mut Vec::new(), RecvFlags::empty()).unwrap();
+        assert!(two.tenant_may_be_sent(1, 3) && one.may_send(1, 3).unwrap());
+    }
+}

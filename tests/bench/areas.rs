@@ -49,7 +49,13 @@ fn directory(site: &Site, blocks: usize, fill: fn(&Path)) -> (f64, f64, usize) {
     )
 }
 
-fn row(site: &Site, case: &'static str, peer: &'static str, goal: f64, (ours, theirs, samples): (f64, f64, usize)) -> Row {
+fn row(
+    site: &Site,
+    case: &'static str,
+    peer: &'static str,
+    goal: f64,
+    (ours, theirs, samples): (f64, f64, usize),
+) -> Row {
     Row { case, peer: Some(peer), file_system: site.file_system, unit: "us", ours, theirs: Some(theirs), goal, samples }
 }
 

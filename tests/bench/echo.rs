@@ -22,7 +22,8 @@ pub(crate) fn serve() -> ExitCode {
         let mut none = Vec::new();
         match scratch_sys::receive_packet(stdin.as_fd(), &mut packet, &mut none, RecvFlags::DONTWAIT) {
             Ok(received) if received.length > 0 => {
-                let sent = scratch_sys::send_packet(stdin.as_fd(), &packet[..received.length], &[], SendFlags::DONTWAIT);
+                let sent =
+                    scratch_sys::send_packet(stdin.as_fd(), &packet[..received.length], &[], SendFlags::DONTWAIT);
                 if sent.is_err() {
                     return ExitCode::FAILURE;
                 }

@@ -45,7 +45,15 @@ impl Site {
         let pool = directory.join("pool");
         let beside = directory.join("beside");
         std::fs::create_dir_all(&beside)?;
-        Ok(Self { broker: Broker::start(Options { pool: Some(pool), environment: vec![("SCRATCHD_LOG".into(), "warn".into())], ..Options::default() }), file_system, beside })
+        Ok(Self {
+            broker: Broker::start(Options {
+                pool: Some(pool),
+                environment: vec![("SCRATCHD_LOG".into(), "warn".into())],
+                ..Options::default()
+            }),
+            file_system,
+            beside,
+        })
     }
 
     fn client(&self, create: CreateMode) -> Client {

@@ -22,7 +22,7 @@ use failure::Failure;
 
 /// Leases temporary files and directories: they are gone when their users are, however those end.
 #[derive(Debug, Parser)]
-#[command(name = "scratch", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "scratch", version, after_help = EXAMPLES, max_term_width = 120)]
 struct Program {
     #[command(subcommand)]
     command: Command,

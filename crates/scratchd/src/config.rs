@@ -133,7 +133,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Not TOML, an unknown key, or a value of the wrong kind.
-    #[error("{path}: {message}; the shipped example documents every key")]
+    #[error("{path}: {message}; docs/operations.md and the shipped example have every key")]
     Parse {
         /// The file.
         path: PathBuf,
@@ -258,6 +258,13 @@ mod tests {
         let config = parse("[[pool]]\nname = \"default\"\nroot = \"/p\"\nbackend = \"dir\"\n").unwrap();
         assert_eq!(config.restart.grace, Duration::from_secs(30));
         assert_eq!(config.limits.leases, 10_000);
+    }
+
+    #[test]
+    fn the_shipped_example_has_every_key_with_its_default() {
+        let shipped = parse(include_str!("../../../deploy/scratchd.toml")).unwrap();
+        let defaults = Config::of_pool("/var/lib/scratchd/default".into());
+        assert_eq!(format!("{shipped:?}"), format!("{defaults:?}"));
     }
 
     #[test]

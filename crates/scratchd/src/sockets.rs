@@ -37,15 +37,11 @@ fn session_directory() -> PathBuf {
     }
 }
 
-/// Makes or opens the runtime directory. It must be ours, and nobody else's to write.
+/// Opens the runtime directory. It must be ours, and nobody else's to write.
 ///
 /// # Errors
-/// With the path and what is wrong with it.
-pub(crate) fn open_runtime(path: &Path, mode: u32) -> Result<OwnedFd, FsError> {
-    match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(FsError::new("make runtime directory", path, errno)),
-    }
+/// With the path and what is wrong with it; WOULDBLOCK when another broker has it.
+pub(crate) fn open_runtime(path: &Path) -> Result<OwnedFd, FsError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::empty()).map_err(FsError::on("open runtime directory", path))?;
     let found = rustix::fs::fstat(&opened).map_err(FsError::on("look at runtime directory", path))?;

@@ -101,8 +101,10 @@ fn start(options: &DaemonOptions) -> Result<Started, StartError> {
     raise_descriptor_limit();
     drop_capabilities()?;
     let runtime_path = std::path::absolute(sockets::runtime_directory(options.runtime_dir.clone(), session))?;
-    let runtime = sockets::open_runtime(&runtime_path, if session { 0o700 } else { 0o755 })?;
-    let config = configuration(options, session)?;
+    let mut fresh = Fresh(Vec::new());
+    fresh.make(&runtime_path, if session { 0o700 } else { 0o755 });
+    let runtime = sockets::open_runtime(&runtime_path)?;
+    let config = configuration(options, session, &mut fresh)?;
     let admin_group = admin_group(&config)?;
     let pool = Pool::open(&config.pool[0].root, &homes(), &runtime_path)?;
     let last = pool.boot()?;
@@ -116,7 +118,29 @@ fn start(options: &DaemonOptions) -> Result<Started, StartError> {
         adopted = recovered.adopted, ended = recovered.ended, trash = recovered.trash, "pool opened"
     );
     let sockets = sockets::make(&runtime, &runtime_path, if session { 0o600 } else { 0o666 })?;
+    fresh.0.clear();
     Ok(Started { broker, runtime, grpc: sockets.grpc, handle: sockets.handle })
+}
+
+/// Directories that this start has made: a start that fails leaves nothing behind.
+struct Fresh(Vec<PathBuf>);
+
+impl Fresh {
+    /// Makes a directory if only its last component is missing; whoever opens it tells what is wrong.
+    fn make(&mut self, path: &Path, mode: u32) {
+        if rustix::fs::mkdir(path, rustix::fs::Mode::from_raw_mode(mode)).is_ok() {
+            self.0.push(path.to_owned());
+        }
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        for path in self.0.iter().rev() {
+            // One that is not empty is not ours alone any more.
+            let _ = rustix::fs::rmdir(path);
+        }
+    }
 }
 
 impl Started {
@@ -259,7 +283,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn configuration(options: &DaemonOptions, session: bool) -> Result<Config, StartError> {
+fn configuration(options: &DaemonOptions, session: bool, fresh: &mut Fresh) -> Result<Config, StartError> {
     if let Some(file) = &options.config {
         return Ok(Config::read(file)?);
     }
@@ -269,10 +293,7 @@ fn configuration(options: &DaemonOptions, session: bool) -> Result<Config, Start
         None => PathBuf::from("/var/lib/scratchd/default"),
     };
     // Named on the command line, or our own: its last component may be made.
-    match rustix::fs::mkdir(&root, rustix::fs::Mode::from_raw_mode(if session { 0o700 } else { 0o711 })) {
-        Ok(()) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOENT) => {}
-        Err(errno) => return Err(FsError::new("make pool", &root, errno).into()),
-    }
+    fresh.make(&root, if session { 0o700 } else { 0o711 });
     Ok(Config::of_pool(root))
 }
 

@@ -34,6 +34,11 @@ impl Table {
         }
     }
 
+    /// Sets other limits. What is there already stays, also beyond them.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// A lease as this caller sees it, in any state but Granting.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use crate::peer::Identity;
 use crate::process::HeldProcess;
 use crate::reaper::{Reaper, WhenFreed};
 use crate::search::Searches;
+use crate::settings::{InForce, Settings};
 use crate::side::Side;
 use crate::watch::Watch;
 
@@ -31,7 +32,7 @@ pub(crate) struct Broker {
     /// Whose rights the broker has; work for tenants of this user needs no change of identity.
     pub(crate) uid: u32,
     pub(crate) session: bool,
-    pub(crate) admin_group: Option<u32>,
+    pub(crate) settings: InForce,
     pub(crate) started: SystemTime,
     pub(crate) watch: Watch,
     pub(crate) reaper: Reaper,
@@ -64,7 +65,7 @@ pub(crate) struct Parts {
     pub(crate) pool: Pool,
     pub(crate) runtime: PathBuf,
     pub(crate) session: bool,
-    pub(crate) admin_group: Option<u32>,
+    pub(crate) settings: Settings,
     pub(crate) generation: u64,
 }
 
@@ -81,7 +82,7 @@ impl Broker {
             pool: parts.pool,
             runtime: parts.runtime,
             session: parts.session,
-            admin_group: parts.admin_group,
+            settings: InForce::new(parts.settings),
             started: SystemTime::now(),
             watch: Watch::new()?,
             reaper: Reaper::default(),

@@ -123,7 +123,7 @@ impl Broker {
     }
 
     fn check_unread(&self, client: &Client, handles: usize) -> Result<(), RequestError> {
-        let limit = self.config.limits.unread_descriptors;
+        let limit = self.settings.get().limits.unread_descriptors;
         if client.outgoing.tenant_may_be_sent(handles, limit) {
             Ok(())
         } else {

@@ -24,6 +24,7 @@ mod reason;
 mod recover;
 mod release;
 mod search;
+mod settings;
 mod side;
 mod sockets;
 mod start;

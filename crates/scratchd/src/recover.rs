@@ -61,7 +61,7 @@ impl Broker {
         if let Err(error) = self.pool.empty_new() {
             tracing::warn!(%error, "what a crash left in new/ stays until the next start, ignoring");
         }
-        let everything_goes = !same_boot || self.config.restart.grace.is_zero();
+        let everything_goes = !same_boot || self.settings.get().grace.is_zero();
         let recorded: HashSet<_> = records.iter().map(|(lease, _)| *lease).collect();
         let mut start = Start::default();
         for (lease, record) in in_order_of_age(records) {
@@ -106,7 +106,7 @@ impl Broker {
         // A parent that is kept because it is unknown must not end its children.
         let parent = record.parent.parse().ok().filter(|parent| !start.kept.contains(parent));
         let now = clock::now();
-        let until = now + self.config.restart.grace;
+        let until = now + self.settings.get().grace;
         let mut found = HashMap::new();
         let mut holders = Vec::new();
         for holder in record.holders.iter().filter_map(|holder| holder.kind.as_ref()) {

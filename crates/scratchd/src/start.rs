@@ -12,7 +12,8 @@ use crate::broker::{Broker, Parts};
 use crate::channel::Channels;
 use crate::config::{Config, ConfigError};
 use crate::options::DaemonOptions;
-use crate::{grpc, log, ready, sockets};
+use crate::settings::Settings;
+use crate::{grpc, log, ready, settings, sockets};
 
 /// Threads that free ended trees.
 const REAPERS: usize = 2;
@@ -105,12 +106,12 @@ fn start(options: &DaemonOptions) -> Result<Started, StartError> {
     fresh.make(&runtime_path, if session { 0o700 } else { 0o755 });
     let runtime = sockets::open_runtime(&runtime_path)?;
     let config = configuration(options, session, &mut fresh)?;
-    let admin_group = admin_group(&config)?;
+    let settings = Settings::of(&config)?;
     let pool = Pool::open(&config.pool[0].root, &homes(), &runtime_path)?;
     let last = pool.boot()?;
     let boot = Boot { id: boot_id()?, generation: last.as_ref().map_or(0, |last| last.generation) + 1 };
     let generation = boot.generation;
-    let parts = Parts { config, pool, runtime: runtime_path.clone(), session, admin_group, generation };
+    let parts = Parts { config, pool, runtime: runtime_path.clone(), session, settings, generation };
     let broker = Arc::new(Broker::new(parts)?);
     let recovered = broker.recover(&boot, last.as_ref())?;
     tracing::info!(
@@ -154,6 +155,10 @@ impl Started {
             let mut stop = Stop::listen()?;
             let server = grpc::serve(Arc::clone(&broker), grpc, stop.grpc())?;
             let server = tokio::spawn(server);
+            if let (Some(file), Some(hangup)) = (&options.config, stop.hangup.take()) {
+                let file = std::path::absolute(file)?;
+                tokio::spawn(settings::follow(Arc::clone(&broker), file, hangup));
+            }
             ready.tell(&broker);
             let told = tokio::select! {
                 () = stop.signalled() => true,
@@ -176,11 +181,11 @@ impl Started {
     }
 }
 
-/// SIGTERM and SIGINT; SIGHUP does not stop a daemon.
+/// SIGTERM and SIGINT. SIGHUP does not stop a daemon: it reads its configuration again, if it has one.
 struct Stop {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
-    _hangup: tokio::signal::unix::Signal,
+    hangup: Option<tokio::signal::unix::Signal>,
     grpc: tokio::sync::watch::Sender<bool>,
 }
 
@@ -190,7 +195,7 @@ impl Stop {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            _hangup: signal(SignalKind::hangup())?,
+            hangup: Some(signal(SignalKind::hangup())?),
             grpc: tokio::sync::watch::channel(false).0,
         })
     }
@@ -315,6 +320,7 @@ fn boot_id() -> Result<String, FsError> {
 /// Homes of root and of people: no pool's root.
 fn homes() -> Vec<PathBuf> {
     let own = std::env::var_os("HOME").map(PathBuf::from);
+    // The whole data base can't be asked for people: its file has those that this machine itself knows.
     // Without a user data base there are no other homes to be known.
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let of_people = users.lines().filter_map(|line| {
@@ -324,12 +330,4 @@ fn homes() -> Vec<PathBuf> {
         (uid == 0 || (1000..65534).contains(&uid)).then(|| PathBuf::from(home))
     });
     own.into_iter().chain(of_people).collect()
-}
-
-fn admin_group(config: &Config) -> Result<Option<u32>, StartError> {
-    let Some(name) = &config.admin.group else { return Ok(None) };
-    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
-    let line = groups.lines().find(|line| line.split(':').next() == Some(name));
-    let gid = line.and_then(|line| line.split(':').nth(2)?.parse().ok());
-    gid.map(Some).ok_or_else(|| StartError::Group(name.clone()))
 }

@@ -172,9 +172,10 @@ impl Thread {
 
     fn admit(&self, socket: OwnedFd, token: u64) -> Result<Connection, RequestError> {
         let system = |errno| scratch_fs::FsError::new("look at the peer of", "handle.sock", errno);
-        let peer = Peer::of(socket.as_fd(), self.broker.admin_group).map_err(system)?;
+        let settings = self.broker.settings.get();
+        let peer = Peer::of(socket.as_fd(), settings.admin_group).map_err(system)?;
         let tenant = peer.identity.uid;
-        let limit = self.broker.config.limits.connections;
+        let limit = settings.limits.connections;
         let Some(seat) = self.broker.loads.join(tenant, limit) else {
             let error = RequestError::LimitConnections { limit };
             let told = of_broker(refusal(&error, None)).encode_to_vec();
@@ -184,7 +185,7 @@ impl Thread {
         };
         let connection = Connection::new(Client::new(socket, peer, ConnectionId(token), seat));
         // The kernel doubles what it is told.
-        let bytes = usize::try_from(self.broker.config.limits.unread_bytes / 2).unwrap_or(usize::MAX);
+        let bytes = usize::try_from(settings.limits.unread_bytes / 2).unwrap_or(usize::MAX);
         sockopt::set_socket_send_buffer_size(connection.socket(), bytes)
             .and_then(|()| epoll::add(&self.epoll, connection.socket(), EventData::new_u64(token), READ))
             .map_err(system)?;

@@ -34,14 +34,15 @@ pub(super) fn admitted(
 }
 
 fn admit(broker: &Broker, stream: UnixStream) -> Option<Connection> {
-    let peer = match Peer::of(stream.as_fd(), broker.admin_group) {
+    let settings = broker.settings.get();
+    let peer = match Peer::of(stream.as_fd(), settings.admin_group) {
         Ok(peer) => Arc::new(peer),
         Err(errno) => {
             tracing::warn!(%errno, "a gRPC connection was refused: the kernel does not name its peer");
             return None;
         }
     };
-    let seat = broker.loads.join(peer.identity.uid, broker.config.limits.connections);
+    let seat = broker.loads.join(peer.identity.uid, settings.limits.connections);
     if seat.is_none() {
         tracing::warn!(tenant = peer.identity.uid, "a gRPC connection was refused: the tenant has too many");
     }

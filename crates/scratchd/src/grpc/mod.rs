@@ -5,9 +5,11 @@ mod areas;
 mod connection;
 mod leases;
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use nix::unistd::{Uid, User};
 use scratch_proto::v1::admin_server::AdminServer;
 use scratch_proto::v1::areas_server::AreasServer;
 use scratch_proto::v1::leases_server::LeasesServer;
@@ -75,16 +77,11 @@ fn unimplemented<T>(what: &'static str) -> Result<tonic::Response<T>, tonic::Sta
     Err(RequestError::Unimplemented(what).to_status())
 }
 
-/// A user's name, looked up where that may block.
-async fn user_names(uids: Vec<u32>) -> std::collections::HashMap<u32, String> {
-    let look_up = move || {
-        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let entries = users.lines().filter_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            Some((fields.nth(1)?.parse::<u32>().ok()?, name.to_owned()))
-        });
-        entries.filter(|(uid, _)| uids.contains(uid)).collect()
-    };
+/// Users' names, looked up where that may block.
+async fn user_names(mut uids: Vec<u32>) -> HashMap<u32, String> {
+    uids.sort_unstable();
+    uids.dedup();
+    let name = |uid: u32| Some((uid, User::from_uid(Uid::from_raw(uid)).ok()??.name));
+    let look_up = move || uids.into_iter().filter_map(name).collect();
     tokio::task::spawn_blocking(look_up).await.unwrap_or_default()
 }

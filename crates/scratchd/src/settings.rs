@@ -1,0 +1,103 @@
+//! The settings in force, and how they change while the broker runs: on SIGHUP, and when the configuration file does.
+//! Waits on: the file's directory, SIGHUP.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use nix::unistd::Group;
+use notify::{RecursiveMode, Watcher};
+use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
+
+use crate::broker::Broker;
+use crate::config::{Config, LimitsConfig};
+use crate::start::StartError;
+
+/// What may change while the broker runs. The pool may not.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) limits: LimitsConfig,
+    pub(crate) grace: Duration,
+    pub(crate) admin_group: Option<u32>,
+}
+
+/// The settings in force.
+#[derive(Debug)]
+pub(crate) struct InForce(RwLock<Arc<Settings>>);
+
+impl Settings {
+    /// Of a configuration, with the admin group looked up.
+    ///
+    /// # Errors
+    /// A group that does not exist.
+    pub(crate) fn of(config: &Config) -> Result<Self, StartError> {
+        let unknown = |name: &String| StartError::Group(name.clone());
+        let group = match &config.admin.group {
+            None => None,
+            Some(name) => Some(Group::from_name(name).ok().flatten().ok_or_else(|| unknown(name))?.gid.as_raw()),
+        };
+        Ok(Self { limits: config.limits.clone(), grace: config.restart.grace, admin_group: group })
+    }
+}
+
+impl InForce {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self(RwLock::new(Arc::new(settings)))
+    }
+
+    pub(crate) fn get(&self) -> Arc<Settings> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, settings: Settings) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+}
+
+/// Reads the file again whenever it changes or SIGHUP comes; what can't be used changes nothing. Never returns.
+pub(crate) async fn follow(broker: Arc<Broker>, file: PathBuf, mut hangup: Signal) {
+    let (changed, mut changes) = mpsc::channel(1);
+    let watcher = watch(&file, changed);
+    if let Err(error) = &watcher {
+        tracing::warn!(%error, "the configuration file can't be watched; send SIGHUP after a change");
+    }
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {}
+            Some(()) = changes.recv() => {}
+        }
+        reload(&broker, &file);
+    }
+}
+
+/// Its directory, since editors and configuration management replace the file.
+fn watch(file: &Path, changed: mpsc::Sender<()>) -> notify::Result<notify::RecommendedWatcher> {
+    let name = file.file_name().map(std::ffi::OsStr::to_owned);
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let about_it = |event: &notify::Event| {
+            !event.kind.is_access() && event.paths.iter().any(|path| path.file_name() == name.as_deref())
+        };
+        if event.as_ref().map_or(true, about_it) {
+            // Full: a change is waiting to be read already.
+            let _ = changed.try_send(());
+        }
+    })?;
+    watcher.watch(file.parent().unwrap_or_else(|| Path::new(".")), RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}
+
+fn reload(broker: &Broker, file: &Path) {
+    let read = Config::read(file).map_err(StartError::from).and_then(|config| Ok((Settings::of(&config)?, config)));
+    match read {
+        Ok((settings, config)) => {
+            if config.pool[0].root != broker.config.pool[0].root || config.pool[0].name != broker.config.pool[0].name {
+                tracing::warn!("the pool of the configuration has changed; that takes a restart, ignoring");
+            }
+            broker.lock().table.set_limits(config.lease_limits());
+            broker.settings.set(settings);
+            tracing::info!(file = %file.display(), "configuration read again");
+        }
+        Err(error) => tracing::error!(%error, "the configuration was not read again, the old one stays in force"),
+    }
+}

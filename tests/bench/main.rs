@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use scratch_client::{Client, ConnectOptions, CreateMode};
-use scratch_tests::{Broker, Options, contained_program};
+use scratch_tests::{Broker, Filesystem, Options, Place, contained_program};
 
 use measure::Row;
 
@@ -22,9 +22,9 @@ struct Arguments {
     /// Also write the rows as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// A directory on the file system that the ext4 column means; made and removed again
-    #[arg(long, value_name = "DIR", default_value = "target/bench")]
-    disk: PathBuf,
+    /// A directory on the file system to measure on beside tmpfs; without it an ext4 image in memory
+    #[arg(long, value_name = "DIR")]
+    disk: Option<PathBuf>,
     /// Only these cases
     cases: Vec<String>,
     /// A part of a case that is a process of its own
@@ -89,22 +89,25 @@ fn main() -> ExitCode {
         Some("hold") => return channel::hold(),
         _ => {}
     }
-    if let Err(error) = std::fs::create_dir_all(&arguments.disk) {
-        eprintln!("bench: {}: {error}", arguments.disk.display());
-        return ExitCode::FAILURE;
-    }
-    let disk = arguments.disk.canonicalize().unwrap_or_else(|_| arguments.disk.clone());
+    let kept = arguments.disk.clone().unwrap_or_else(|| "target/bench".into());
+    let kept = match std::fs::create_dir_all(&kept).and_then(|()| kept.canonicalize()) {
+        Ok(kept) => kept,
+        Err(error) => {
+            eprintln!("bench: {}: {error}", kept.display());
+            return ExitCode::FAILURE;
+        }
+    };
     // What the contained part leaves here is the benchmark's own; JSON goes through it too, the rest being read-only.
-    if let Some(status) = contained_program(&disk) {
+    if let Some(status) = contained_program(&kept) {
         if let Some(file) = &arguments.json
-            && let Err(error) = std::fs::copy(disk.join("rows.json"), file)
+            && let Err(error) = std::fs::copy(kept.join("rows.json"), file)
         {
             eprintln!("bench: {}: {error}", file.display());
             return ExitCode::FAILURE;
         }
         return if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    match run(&arguments, &disk) {
+    match run(&arguments, &kept) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
@@ -113,10 +116,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments, disk: &Path) -> std::io::Result<()> {
+fn run(arguments: &Arguments, kept: &Path) -> std::io::Result<()> {
     let mut rows = Vec::new();
     measure::print_head();
-    for (directory, file_system) in [(disk, measure::file_system_of(disk)), (Path::new("/dev/shm"), "tmpfs")] {
+    let image = if arguments.disk.is_some() { None } else { Place::on("bench", Filesystem::Ext4) };
+    let disk = match (&arguments.disk, &image) {
+        (Some(_), _) => Some(kept),
+        (None, image) => image.as_ref().map(Place::path),
+    };
+    let disk = disk.map(|path| (path, measure::file_system_of(path)));
+    for (directory, file_system) in disk.into_iter().chain([(Path::new("/dev/shm"), "tmpfs")]) {
         let directory = directory.join(format!("bench-{}", std::process::id()));
         std::fs::create_dir(&directory)?;
         let site = Site::new(&directory, file_system)?;
@@ -131,5 +140,5 @@ fn run(arguments: &Arguments, disk: &Path) -> std::io::Result<()> {
         drop(site);
         measure::clean(&directory)?;
     }
-    std::fs::write(disk.join("rows.json"), serde_json::Value::Array(rows).to_string())
+    std::fs::write(kept.join("rows.json"), serde_json::Value::Array(rows).to_string())
 }

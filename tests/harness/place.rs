@@ -49,7 +49,8 @@ impl Place {
     pub fn on(test: &str, filesystem: Filesystem) -> Option<Place> {
         let (program, options): (_, &[&str]) = match filesystem {
             Filesystem::Tmpfs => return Some(Place::new()),
-            Filesystem::Ext4 => ("mkfs.ext4", &["-q", "-F"]),
+            // Inodes for a benchmark's 100 000 files.
+            Filesystem::Ext4 => ("mkfs.ext4", &["-q", "-F", "-i", "2048"]),
             Filesystem::Xfs => ("mkfs.xfs", &["-q", "-f"]),
             Filesystem::Btrfs => ("mkfs.btrfs", &["-q", "-f"]),
         };

@@ -49,6 +49,7 @@ impl Channel {
         debug_assert_eq!(descriptors::of_request(request), descriptors.len());
         self.last_id += 1;
         request.id = self.last_id;
+        request.cpu = u32::try_from(rustix::thread::sched_getcpu()).map_or(0, |cpu| cpu.saturating_add(1));
         let packet = request.encode_to_vec();
         if packet.len() > PACKET_BYTES_MAX {
             return Err(self.error("send a request over 64 KiB to the broker in", Errno::MSGSIZE));
@@ -118,7 +119,7 @@ mod tests {
     }
 
     fn ping() -> ChannelRequest {
-        ChannelRequest { id: 0, op: Some(Op::Ping(PingRequest {})) }
+        ChannelRequest { id: 0, op: Some(Op::Ping(PingRequest {})), ..ChannelRequest::default() }
     }
 
     fn answer(far: &OwnedFd, id: u64, reply: Reply) {

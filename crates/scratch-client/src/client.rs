@@ -128,7 +128,7 @@ impl Client {
     /// The same; tells also whether it was sent more than once.
     pub(crate) fn call_resending(&self, op: Op, descriptors: &[BorrowedFd<'_>]) -> (Result<Answer, ClientError>, bool) {
         let mut state = self.state();
-        let mut request = ChannelRequest { id: 0, op: Some(op) };
+        let mut request = ChannelRequest { id: 0, op: Some(op), ..ChannelRequest::default() };
         match state.call(&self.shared, &mut request, descriptors) {
             Err(error) if error.is_disconnect() => {
                 state.channel = None;
@@ -219,5 +219,5 @@ fn mark_sent_before(request: &mut ChannelRequest) {
 fn attach_connection(lease: &str) -> ChannelRequest {
     let holder = HolderSpec { kind: Some(Kind::Connection(ConnectionHolder {})) };
     let attach = AttachRequest { lease: lease.to_owned(), holder: Some(holder) };
-    ChannelRequest { id: 0, op: Some(Op::Attach(attach)) }
+    ChannelRequest { id: 0, op: Some(Op::Attach(attach)), ..ChannelRequest::default() }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Client {
     pub(crate) untold: Option<v1::GrantResponse>,
     /// The lease's directory that was used last: many requests in a row use the same.
     directory: Option<(LeaseId, OwnedFd)>,
+    /// Where the client said it runs.
+    pub(crate) cpu: Option<usize>,
     _seat: Seat,
 }
 
@@ -32,7 +34,7 @@ impl Client {
     /// A client that has asked for nothing yet.
     pub(crate) fn new(socket: OwnedFd, peer: Peer, id: ConnectionId, seat: Seat) -> Self {
         let outgoing = seat.outgoing(socket);
-        Self { outgoing, peer, id, own_lease: None, untold: None, directory: None, _seat: seat }
+        Self { outgoing, peer, id, own_lease: None, untold: None, directory: None, cpu: None, _seat: seat }
     }
 
     /// The peer's process, held.

@@ -12,6 +12,12 @@ use crate::broker::Broker;
 use crate::clock;
 use crate::debt::{Debt, Debts, Subject};
 
+/// How long a thread waits for more before it begins with a few trees that nobody waits for.
+const LINGER: Duration = Duration::from_millis(3);
+
+/// Trees that are not left waiting.
+const MANY: usize = 64;
+
 const TWO_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
 
 /// Called when a tree is freed, or with the ids of what became debt.
@@ -30,6 +36,8 @@ struct Queue {
     working: HashSet<Subject>,
     debts: Debts,
     when_freed: HashMap<Subject, Vec<WhenFreed>>,
+    /// A thread looks again by itself in a moment.
+    lingering: bool,
 }
 
 impl std::fmt::Debug for Reaper {
@@ -43,10 +51,16 @@ impl Reaper {
     pub(crate) fn push(&self, tree: TrashName, when_freed: Option<WhenFreed>) {
         let subject = Subject::Trash(tree);
         let mut queue = self.lock();
-        queue.when_freed.entry(subject).or_default().extend(when_freed);
+        let urgent = when_freed.is_some() || queue.waiting.len() >= MANY;
+        if let Some(when_freed) = when_freed {
+            queue.when_freed.entry(subject).or_default().push(when_freed);
+        }
         queue.waiting.push_back(subject);
+        let wake = urgent || !queue.lingering;
         drop(queue);
-        self.changed.notify_one();
+        if wake {
+            self.changed.notify_one();
+        }
     }
 
     /// Waits for the trees of a lease that are on their way.
@@ -125,12 +139,21 @@ impl Reaper {
     /// The next tree or debt to work on; waits until there is one. True: no other one is waiting.
     fn next(&self) -> (Subject, bool) {
         let mut queue = self.lock();
+        let mut linger = queue.waiting.is_empty();
         loop {
             let now = clock::now();
             for subject in queue.debts.due(now, false) {
                 if !queue.is_under_way(&subject) {
                     queue.waiting.push_back(subject);
                 }
+            }
+            if linger && !queue.lingering && queue.is_calm() {
+                // Whoever releases many small trees is not to pay for a wake-up with each.
+                queue.lingering = true;
+                queue = self.changed.wait_timeout(queue, LINGER).expect("a thread that panics ends the process").0;
+                queue.lingering = false;
+                linger = false;
+                continue;
             }
             if let Some(subject) = queue.waiting.pop_front() {
                 queue.working.insert(subject);
@@ -139,6 +162,7 @@ impl Reaper {
             }
             let overdue_is_under_way = Duration::from_secs(1);
             let wait = queue.debts.next_try().map(|time| time.duration_since(now).max(overdue_is_under_way));
+            linger = true;
             queue = match wait {
                 None => self.changed.wait(queue).expect("a thread that panics ends the process"),
                 Some(time) => self.changed.wait_timeout(queue, time).expect("a thread that panics ends the process").0,
@@ -172,6 +196,11 @@ impl Reaper {
 }
 
 impl Queue {
+    /// Nobody waits for anything in here, and there is little of it.
+    fn is_calm(&self) -> bool {
+        self.waiting.len() < MANY && !self.waiting.iter().any(|subject| self.when_freed.contains_key(subject))
+    }
+
     fn is_under_way(&self, subject: &Subject) -> bool {
         self.working.contains(subject) || self.waiting.contains(subject)
     }

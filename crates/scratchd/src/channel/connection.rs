@@ -25,6 +25,8 @@ pub(crate) struct Connection {
     owed: VecDeque<Owed>,
     /// Since when something is owed.
     blocked: Option<Instant>,
+    /// How many requests in a row have come from another thread's CPU.
+    pub(crate) strayed: u32,
     /// What the epoll was last told.
     pub(crate) reading: bool,
 }
@@ -49,7 +51,7 @@ pub(crate) enum Sent {
 
 impl Connection {
     pub(crate) fn new(client: Client) -> Self {
-        Self { client, under_way: HashSet::new(), owed: VecDeque::new(), blocked: None, reading: true }
+        Self { client, under_way: HashSet::new(), owed: VecDeque::new(), blocked: None, strayed: 0, reading: true }
     }
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {

@@ -41,6 +41,9 @@ const STOP_FOR_MAX: Duration = Duration::from_secs(5);
 /// How long to accept nothing where the system has no descriptor left for it.
 const NO_ACCEPT_FOR: Duration = Duration::from_millis(100);
 
+/// Requests in a row from another CPU after which a connection follows its client there.
+const STRAYED_MAX: u32 = 4;
+
 /// Requests of one connection that may be worked on elsewhere at once.
 const UNDER_WAY_MAX: usize = 64;
 
@@ -52,6 +55,8 @@ pub(crate) struct Thread {
     listener: Arc<OwnedFd>,
     mail: MailBox,
     epoll: OwnedFd,
+    /// This thread among the channel threads.
+    number: usize,
     connections: HashMap<u64, Connection>,
     /// Those that owe something to their client, and are not read from.
     blocked: HashSet<u64>,
@@ -80,6 +85,7 @@ impl Thread {
             listener,
             mail,
             epoll,
+            number: 0,
             connections: HashMap::new(),
             blocked: HashSet::new(),
             packet: vec![0; PACKET_BYTES_MAX + 1],
@@ -89,7 +95,8 @@ impl Thread {
         })
     }
 
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(mut self, number: usize) {
+        self.number = number;
         let mut events = Vec::with_capacity(64);
         while !self.has_stopped() {
             let timeout = self.timeout();
@@ -198,6 +205,7 @@ impl Thread {
         for mail in self.mail.take() {
             match mail {
                 Mail::Reply { connection, response, handle } => self.late_reply(connection, &response, handle),
+                Mail::Follow { token, connection } => self.take_over(token, *connection),
                 Mail::ReadOn(read_on) => {
                     self.read_on();
                     read_on.done();
@@ -271,7 +279,31 @@ impl Thread {
             self.blocked.remove(&token);
         }
         tell_epoll(&self.epoll, &mut connection, token, read);
-        self.connections.insert(token, connection);
+        if let Some(connection) = self.follow(token, connection) {
+            self.connections.insert(token, connection);
+        }
+    }
+
+    /// A connection follows its client to another CPU, when nothing of it is under way here.
+    fn follow(&mut self, token: u64, mut connection: Connection) -> Option<Connection> {
+        let may_go = connection.strayed >= STRAYED_MAX && connection.reading && connection.under_way.is_empty();
+        let there = connection.client.cpu.and_then(|cpu| self.broker.channels.get()?.of_cpu(cpu));
+        let (true, Some(there), Some(channels)) = (may_go, there, self.broker.channels.get()) else {
+            return Some(connection);
+        };
+        connection.strayed = 0;
+        if there == self.number || epoll::delete(&self.epoll, connection.socket()).is_err() {
+            return Some(connection);
+        }
+        channels.boxes[there].send(Mail::Follow { token, connection: Box::new(connection) });
+        None
+    }
+
+    fn take_over(&mut self, token: u64, connection: Connection) {
+        match epoll::add(&self.epoll, connection.socket(), EventData::new_u64(token), READ) {
+            Ok(()) => self.go_on(token, connection, Go::On),
+            Err(_) => self.close(token, connection),
+        }
     }
 
     /// One packet: received, counted, carried out, answered.
@@ -302,6 +334,11 @@ impl Thread {
             self.broker.side.close(received);
             return self.turn_away(connection, &RequestError::PacketGarbled);
         };
+        if let Some(cpu) = usize::try_from(request.cpu).ok().and_then(|cpu| cpu.checked_sub(1)) {
+            let here = self.broker.channels.get().is_some_and(|channels| channels.cpus.get(self.number) == Some(&cpu));
+            connection.strayed = if here { 0 } else { connection.strayed + 1 };
+            connection.client.cpu = Some(cpu);
+        }
         let expected = descriptors::of_request(&request);
         if expected != received.len() {
             let error = RequestError::DescriptorCount { expected, received: received.len() };

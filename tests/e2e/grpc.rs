@@ -15,10 +15,10 @@ use tonic::transport::{Channel as Grpc, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_types::StatusExt;
 
 const SERVICES: [&str; 3] = ["scratchd.v1.Admin", "scratchd.v1.Areas", "scratchd.v1.Leases"];
@@ -74,7 +74,8 @@ fn errors_carry_their_reason() {
         let broker = Broker::start(Options::default());
         with_grpc(&broker, async |grpc| {
             let mut leases = LeasesClient::new(grpc.clone());
-            let later = leases.grant(GrantRequest::default()).await.expect_err("Grant is the channel's in this version");
+            let later =
+                leases.grant(GrantRequest::default()).await.expect_err("Grant is the channel's in this version");
             assert_eq!(later.code(), tonic::Code::Unimplemented);
             let page = ListLeasesRequest { page_size: 0, page_token: "no id".to_owned() };
             let refused = leases.list(page).await.expect_err("a token is a lease's id");
@@ -93,9 +94,8 @@ fn errors_carry_their_reason() {
 #[test]
 fn settings_change_with_the_file_and_on_sighup() {
     contained("grpc::settings_change_with_the_file_and_on_sighup", || {
-        let config = |leases: &str| {
-            format!("[[pool]]\nname = \"p\"\nroot = \"@PLACE@/pool\"\n[limits]\nleases = {leases}\n")
-        };
+        let config =
+            |leases: &str| format!("[[pool]]\nname = \"p\"\nroot = \"@PLACE@/pool\"\n[limits]\nleases = {leases}\n");
         let broker = Broker::start(Options { config: Some(config("1")), ..Options::default() });
         let mut channel = Channel::connect(&broker.handle_socket());
         let mut grant = || match channel.ask(Op::Grant(GrantRequest::default())) {

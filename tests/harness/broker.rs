@@ -90,6 +90,12 @@ impl Broker {
         Ok(broker)
     }
 
+    /// The configuration file, where there is one.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.place.path().join("scratchd.toml")
+    }
+
     /// Starts it again on the same pool after `kill` or `terminate`.
     ///
     /// # Panics
@@ -126,7 +132,7 @@ impl Broker {
             None => Command::new(scratchd()),
         };
         if let Some(config) = self.configuration() {
-            let path = self.place.path().join("scratchd.toml");
+            let path = self.config_file();
             std::fs::write(&path, config).expect("a place is writable");
             command.arg("--config").arg(path);
         } else {

@@ -43,7 +43,7 @@ impl Channel {
     /// When the reply is not one.
     pub fn try_ask(&mut self, op: Op) -> io::Result<Reply> {
         self.last_id += 1;
-        let request = ChannelRequest { id: self.last_id, op: Some(op) };
+        let request = ChannelRequest { id: self.last_id, op: Some(op), ..ChannelRequest::default() };
         send(&self.socket, &request.encode_to_vec(), SendFlags::NOSIGNAL)?;
         loop {
             let mut packet = vec![0; PACKET_BYTES_MAX];

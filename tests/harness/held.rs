@@ -1,14 +1,12 @@
 //! A command under `scratch run` that waits: a lease that lives until the test ends it.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Pid;
 
 use crate::broker::Broker;
-use crate::wait::{DEADLINE, exit_of};
+use crate::dialogue::Dialogue;
 
 /// Says where it is, then answers each line with itself after appending it to `log` in its area; ends with its input.
 const COMMAND: &str = r#"printf '%s\n%s\n' "$SCRATCHD_LEASE" "$TMPDIR"
@@ -19,9 +17,7 @@ while read -r line; do printf '%s\n' "$line" >>"$TMPDIR/log"; printf '%s\n' "$li
 pub struct Held {
     lease: String,
     path: PathBuf,
-    child: Option<Child>,
-    stdin: Option<ChildStdin>,
-    stdout: BufReader<ChildStdout>,
+    dialogue: Dialogue,
 }
 
 impl Held {
@@ -41,21 +37,22 @@ impl Held {
     }
 
     /// With a command line's program that has its environment, but no arguments yet.
+    #[must_use]
+    pub fn under(command: Command) -> Held {
+        Held::with(command, &[])
+    }
+
+    /// As `under`, with options of `scratch run`.
     ///
     /// # Panics
     /// When it gives no area.
     #[must_use]
-    pub fn under(mut command: Command) -> Held {
-        command.args(["run", "--", "sh", "-c", COMMAND]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
-        let mut child = command.spawn().expect("the command line's program can be run");
-        let stdin = child.stdin.take();
-        let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        let mut held = Held { lease: String::new(), path: PathBuf::new(), child: Some(child), stdin, stdout };
-        held.lease = held.line();
-        held.path = PathBuf::from(held.line());
-        assert!(held.path.is_dir(), "scratch run gave no area: {:?}", held.path);
-        held
+    pub fn with(mut command: Command, options: &[&str]) -> Held {
+        command.arg("run").args(options).args(["--", "sh", "-c", COMMAND]);
+        let mut dialogue = Dialogue::start(command);
+        let (lease, path) = (dialogue.line(), PathBuf::from(dialogue.line()));
+        assert!(path.is_dir(), "scratch run gave no area: {path:?}");
+        Held { lease, path, dialogue }
     }
 
     /// Its lease's id.
@@ -71,12 +68,9 @@ impl Held {
     }
 
     /// The wrapper's process, which leads the command's process group.
-    ///
-    /// # Panics
-    /// When it was ended.
     #[must_use]
     pub fn wrapper(&self) -> Pid {
-        Pid::from_child(self.child.as_ref().expect("the command is running"))
+        self.dialogue.process()
     }
 
     /// Appends a line to `log` in the area, and waits until that is done.
@@ -84,9 +78,8 @@ impl Held {
     /// # Panics
     /// When the command can't, because its area was taken away.
     pub fn write_line(&mut self, line: &str) {
-        let stdin = self.stdin.as_mut().expect("the command is running");
-        stdin.write_all(format!("{line}\n").as_bytes()).expect("the command reads");
-        assert_eq!(self.line(), line, "the command could not write to its area");
+        self.dialogue.say(line);
+        assert_eq!(self.dialogue.line(), line, "the command could not write to its area");
     }
 
     /// What is in `log`.
@@ -99,33 +92,17 @@ impl Held {
     }
 
     /// Ends the command in good order.
-    ///
-    /// # Panics
-    /// When it was ended before, or does not end.
-    pub fn end(mut self) -> ExitStatus {
-        self.stdin = None;
-        let mut child = self.child.take().expect("the command is running");
-        exit_of(&mut child, DEADLINE).expect("scratch run ends with its command")
+    pub fn end(self) -> ExitStatus {
+        self.dialogue.end()
+    }
+
+    /// Waits for the wrapper's end, however that comes; the command's input stays open.
+    pub fn wait(self) -> ExitStatus {
+        self.dialogue.wait()
     }
 
     /// Kills wrapper and command with SIGKILL.
     pub fn kill(self) {
         drop(self);
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).expect("a pipe can be read");
-        line.trim_end_matches('\n').to_owned()
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // Both may have ended by themselves; the wrapper is waited for either way.
-            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
-            let _ = child.wait();
-        }
     }
 }

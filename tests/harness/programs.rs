@@ -61,8 +61,9 @@ pub(crate) fn for_every_user(program: &Path) -> PathBuf {
     copy
 }
 
-/// Runs `program` as another user, without any group but its own.
-pub(crate) fn as_user(user: u32, program: &Path) -> Command {
+/// Runs a copy of `program` as another user, without any group but its own. Only in a contained test.
+#[must_use]
+pub fn as_user(user: u32, program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.arg(format!("--reuid={user}")).arg(format!("--regid={user}")).args(["--clear-groups", "--"]);
     command.arg(for_every_user(program));

@@ -32,7 +32,6 @@ pub(crate) fn lease(lease: &v1::Lease) -> Value {
 /// A debt.
 pub(crate) fn debt(debt: &v1::Debt) -> Value {
     let mut value = json!({
-        "id": debt.id,
         "lease": debt.lease,
         "tenant": tenant(debt.tenant.as_ref()),
         "errno": if debt.errno.is_empty() { Value::Null } else { json!(debt.errno) },

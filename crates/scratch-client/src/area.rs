@@ -193,7 +193,7 @@ impl Site<'_> {
 
     fn memory(self) -> Result<File, ClientError> {
         match self.client.create_mode() {
-            CreateMode::Auto => Ok(scratch_fs::create_memory(c"scratch")?.into()),
+            CreateMode::Auto => Ok(scratch_fs::create_memory(c"scratch", 0o600)?.into()),
             CreateMode::Broker => single(self.batches(Kind::Memory, &AreaOptions::default(), 1)?),
         }
     }
@@ -271,7 +271,7 @@ impl Site<'_> {
             kind: kind.into(),
             prefix: Some(options.prefix.as_bytes().to_vec()),
             suffix: options.suffix.as_bytes().to_vec(),
-            mode: options.mode.unwrap_or(0),
+            mode: options.mode,
             ..CreateRequest::default()
         }
     }

@@ -20,6 +20,8 @@ use crate::connect::{ConnectOptions, Connected, try_connect, variable};
 const READY_TIME_MAX: Duration = Duration::from_secs(10);
 /// Longest readiness line: a path and a word.
 const LINE_BYTES_MAX: usize = 8192;
+/// A log beyond this is begun anew by the next broker.
+const LOG_BYTES_MAX: i64 = 1024 * 1024;
 /// Between looks at a pool whose broker begins or ends just then.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// Without a client a session broker ends after this time.
@@ -105,6 +107,10 @@ fn launch(held: BorrowedFd<'_>, directory: &Path, options: &ConnectOptions) -> R
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let log = rustix::fs::openat(held, c"log", flags, Mode::RUSR | Mode::WUSR)
         .map_err(|errno| ClientError::io("open", directory.join("log"), errno))?;
+    // Of a broker that comes and goes for years; what is written now is what somebody may want to read.
+    if rustix::fs::fstat(&log).is_ok_and(|found| found.st_size > LOG_BYTES_MAX) {
+        rustix::fs::ftruncate(&log, 0).map_err(|errno| ClientError::io("shorten", directory.join("log"), errno))?;
+    }
     let (words, ready) =
         pipe_with(PipeFlags::CLOEXEC).map_err(|errno| ClientError::io("make a pipe for", &program, errno))?;
     let arguments = ["scratch", "daemon", "--session", "--runtime-dir"].map(OsStr::new);

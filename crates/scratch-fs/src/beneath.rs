@@ -66,7 +66,7 @@ fn mount_id(directory: BorrowedFd<'_>) -> Result<u64, Errno> {
 /// Splits a path below a lease's directory into its parent (None: the lease's directory itself) and last name.
 ///
 /// # Errors
-/// A name error for any component that is no ordinary name, or a path over [`PATH_BYTES_MAX`].
+/// A name error for any component that is no ordinary name, or a path over 4095 bytes (PATH_MAX without its NUL).
 pub fn split_area_path(path: &[u8]) -> Result<(Option<CString>, CString), crate::NameError> {
     if path.len() > PATH_BYTES_MAX {
         return Err(crate::NameError::TooLong);

@@ -79,10 +79,13 @@ pub fn create_anonymous(directory: BorrowedFd<'_>, mode: u32) -> Result<OwnedFd,
 /// Makes a memory file that can be sealed, close-on-exec; `name` shows in /proc/self/fd only.
 ///
 /// # Errors
-/// Those of memfd_create(2).
-pub fn create_memory(name: &CStr) -> Result<OwnedFd, FsError> {
-    rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-        .map_err(FsError::on("create memory file", "memfd"))
+/// Those of memfd_create(2) and fchmod(2).
+pub fn create_memory(name: &CStr, mode: u32) -> Result<OwnedFd, FsError> {
+    let memory = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .map_err(FsError::on("create memory file", "memfd"))?;
+    // The kernel makes them 0777, and /proc/<pid>/fd opens them anew by their mode.
+    rustix::fs::fchmod(&memory, Mode::from_raw_mode(mode)).map_err(FsError::on("set mode of memory file", "memfd"))?;
+    Ok(memory)
 }
 
 /// Opens what a Create that was sent before has made: same kind, this owner, one link, never following.

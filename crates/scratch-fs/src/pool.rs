@@ -181,7 +181,7 @@ impl Pool {
         match self.trash.take(self.root.as_fd(), &name_of(lease), tenant, lease) {
             Ok(name) => Ok(Some(name)),
             Err(error) if error.errno == Errno::NOENT => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => Err(FsError { path: self.lease_path(lease), ..error }),
         }
     }
 

@@ -109,7 +109,7 @@ impl Broker {
 
     /// Whether nothing needs this broker: no lease, connection, trash or retryable debt.
     pub(crate) fn is_idle(&self) -> bool {
-        self.loads.connections() == 0 && self.lock().table.totals().leases == 0 && self.reaper.is_idle()
+        self.loads.connections(None) == 0 && self.lock().table.totals().leases == 0 && self.reaper.is_idle()
     }
 
     /// Does all that is due now: what every event ends in.

@@ -14,7 +14,7 @@ use scratch_proto::{BATCH_MAX, PACKET_BYTES_MAX, v1};
 
 use crate::broker::Broker;
 use crate::client::Client;
-use crate::grant::Asking;
+use crate::holders::Asking;
 use crate::peer::Identity;
 use crate::reason::{AtIndex, RequestError};
 use crate::translate::lease_id;
@@ -197,7 +197,7 @@ impl Broker {
             |handle| Made { key: AreaKey::Number(number), name: format!("#{number}").into(), handle: Some(handle) };
         match plan.kind {
             AreaKind::Anonymous => Ok(unnamed(scratch_fs::create_anonymous(directory, plan.mode)?)),
-            AreaKind::Memory => Ok(unnamed(scratch_fs::create_memory(c"scratchd")?)),
+            AreaKind::Memory => Ok(unnamed(scratch_fs::create_memory(c"scratchd", plan.mode)?)),
             AreaKind::File => match scratch_fs::create_file(directory, &plan.naming, plan.mode) {
                 Ok((handle, name)) => Ok(named(plan, name, Some(handle))),
                 Err(error) => Ok(named(plan, exact(plan)?, Some(again(directory, plan, owner, error)?))),
@@ -290,10 +290,10 @@ fn plan<'a>(request: &'a v1::CreateRequest, exact: Option<&'a CStr>) -> Result<P
     if exact.is_some() && (count > 1 || !named) {
         return Err(RequestError::Kind("an exact name goes with one file or directory"));
     }
-    if request.mode & !0o777 != 0 {
-        return Err(RequestError::Mode(request.mode));
+    let mode = request.mode.unwrap_or(if kind == AreaKind::Directory { 0o700 } else { 0o600 });
+    if mode & !0o777 != 0 {
+        return Err(RequestError::Mode(mode));
     }
-    let default_mode = if kind == AreaKind::Directory { 0o700 } else { 0o600 };
     let naming = match exact {
         Some(name) => Naming::Exact(name),
         None => Naming::Random(pattern(request)?),
@@ -308,7 +308,7 @@ fn plan<'a>(request: &'a v1::CreateRequest, exact: Option<&'a CStr>) -> Result<P
     Ok(Plan {
         kind,
         naming,
-        mode: if request.mode == 0 { default_mode } else { request.mode },
+        mode,
         place: place(request)?,
         want_handle: request.want_handle || !named,
         count: count as usize,

@@ -3,6 +3,7 @@
 //! `channel` and `grpc` translate; `broker` and the verbs beside it (`grant`, `create`, `release`) carry out; `liveness`
 //! and `reaper` do what follows when holders and trees end; `start` and `recover` begin.
 
+mod attach;
 mod broker;
 mod channel;
 mod client;
@@ -12,6 +13,7 @@ mod create;
 mod debt;
 mod grant;
 mod grpc;
+mod holders;
 mod liveness;
 mod load;
 mod log;

@@ -47,9 +47,11 @@ impl Loads {
         Some(Seat { loads: Arc::clone(self), tenant, load })
     }
 
-    /// Connections there are.
-    pub(crate) fn connections(&self) -> usize {
-        self.lock().values().map(|load| load.connections.load(Ordering::Relaxed)).sum()
+    /// Connections there are, of one tenant or of all.
+    pub(crate) fn connections(&self, tenant: Option<u32>) -> usize {
+        let loads = self.lock();
+        let wanted = loads.iter().filter(|(uid, _)| tenant.is_none_or(|tenant| tenant == **uid));
+        wanted.map(|(_, load)| load.connections.load(Ordering::Relaxed)).sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<Load>>> {
@@ -143,11 +145,11 @@ mod tests {
         let (one, two) = (loads.join(1, 2).unwrap(), loads.join(1, 2).unwrap());
         assert!(loads.join(1, 2).is_none());
         let other = loads.join(2, 2).unwrap();
-        assert_eq!(loads.connections(), 3);
+        assert_eq!((loads.connections(None), loads.connections(Some(2))), (3, 1));
         drop(one);
         assert!(loads.join(1, 2).is_some());
         drop((two, other));
-        assert_eq!(loads.connections(), 0);
+        assert_eq!(loads.connections(None), 0);
         assert!(loads.lock().is_empty());
     }
 

@@ -92,10 +92,14 @@ impl Reaper {
         self.lock().debts.iter().cloned().collect()
     }
 
-    /// Trees that are ended and not yet freed (debts not counted), and debts.
-    pub(crate) fn counts(&self) -> (usize, usize) {
+    /// Trees that are ended and not yet freed, of one tenant or of all; debts do not count.
+    pub(crate) fn trash(&self, tenant: Option<u32>) -> usize {
         let queue = self.lock();
-        (queue.waiting.len() + queue.working.len(), queue.debts.len())
+        let wanted = |subject: &&Subject| match subject {
+            Subject::Trash(tree) => tenant.is_none_or(|tenant| tenant == tree.tenant),
+            Subject::Lease(_) | Subject::Record(_) => false,
+        };
+        queue.waiting.iter().chain(&queue.working).filter(wanted).count()
     }
 
     /// Whether nothing is left that this broker could still free.

@@ -68,23 +68,22 @@ impl Broker {
             let is_there = directories.contains(&lease);
             match record {
                 Ok(record) if is_there && !everything_goes => {
-                    self.adopt(lease, &record, &mut start);
-                    recovered.adopted += 1;
+                    recovered.adopted += usize::from(self.adopt(lease, &record, &mut start));
                 }
                 Ok(record) => {
                     self.put_away(lease, Some(record));
                     recovered.ended += usize::from(is_there);
                 }
-                Err(Torn) if !same_boot => self.put_away(lease, None),
+                Err(Torn) if everything_goes => self.put_away(lease, None),
                 Err(Torn) => self.keep_unknown(lease, "torn record", &mut start),
             }
         }
         for lease in directories.difference(&recorded) {
             // Before a power cut the record may have been lost: then everything is dead. In the same boot it can't be.
-            if same_boot {
-                self.keep_unknown(*lease, "no record", &mut start);
-            } else {
+            if everything_goes {
                 self.put_away(*lease, None);
+            } else {
+                self.keep_unknown(*lease, "no record", &mut start);
             }
         }
         self.pool.set_boot(boot)?;
@@ -98,10 +97,11 @@ impl Broker {
         self.searches.wait(SEARCH_FOR_MAX);
     }
 
-    fn adopt(self: &Arc<Self>, lease: LeaseId, record: &Record, start: &mut Start) {
+    /// False: it is kept because nothing is known of it.
+    fn adopt(self: &Arc<Self>, lease: LeaseId, record: &Record, start: &mut Start) -> bool {
         if self.pool.directory_identity(lease) != Ok((record.device, record.inode)) {
             self.keep_unknown(lease, "not the directory of its record", start);
-            return;
+            return false;
         }
         // A parent that is kept because it is unknown must not end its children.
         let parent = record.parent.parse().ok().filter(|parent| !start.kept.contains(parent));
@@ -143,6 +143,7 @@ impl Broker {
                 self.watch_process(lease, holder.id, held);
             }
         }
+        true
     }
 
     /// Out of sight; what can't be moved is owed, and its record says from now on that nobody holds it: the next start

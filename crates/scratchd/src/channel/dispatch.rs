@@ -9,7 +9,7 @@ use crate::broker::Broker;
 use crate::channel::{Mail, MailBox};
 use crate::client::Client;
 use crate::create::Creation;
-use crate::grant::Asking;
+use crate::holders::Asking;
 use crate::reason::RequestError;
 use crate::release::Released;
 use crate::translate::{lease_id, wire_duration};

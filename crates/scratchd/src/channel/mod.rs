@@ -3,6 +3,7 @@
 
 mod connection;
 mod dispatch;
+mod serve;
 mod thread;
 
 use std::os::fd::OwnedFd;

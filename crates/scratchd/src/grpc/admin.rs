@@ -60,7 +60,7 @@ impl Admin for Service {
             let usage = if caller.admin { state.table.totals() } else { state.table.usage(caller.tenant) };
             (state.table.generation(), usage)
         };
-        let (trash, _) = self.0.reaper.counts();
+        let tenant = (!caller.admin).then_some(caller.tenant.0);
         Ok(Response::new(v1::StatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             generation,
@@ -71,8 +71,8 @@ impl Admin for Service {
             pools: vec![self.pool()],
             leases: usage.leases as u64,
             areas: usage.areas as u64,
-            connections: self.0.loads.connections() as u64,
-            trash: trash as u64,
+            connections: self.0.loads.connections(tenant) as u64,
+            trash: self.0.reaper.trash(tenant) as u64,
             debt: self.debts(caller).len() as u64,
         }))
     }

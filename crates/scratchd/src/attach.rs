@@ -1,0 +1,92 @@
+//! Attaches holders to leases, and keeps a lease's record true.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use scratch_fs::FsError;
+use scratch_lease::{Holder, HolderKind, LeaseId, NewHolder};
+use scratch_proto::v1;
+
+use crate::broker::Broker;
+use crate::clock;
+use crate::grant::CLOSED;
+use crate::holders::{Asking, Passed};
+use crate::reason::RequestError;
+use crate::translate::{self, lease_id};
+
+impl Broker {
+    /// Adds a holder to a lease, and to its record before the reply. Runs on a side thread, one lease's in order.
+    ///
+    /// # Errors
+    /// What the table refuses; a process that is gone; the record's writing.
+    pub(crate) fn attach(
+        self: &Arc<Self>,
+        mut asking: Asking,
+        request: &v1::AttachRequest,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<v1::AttachResponse, RequestError> {
+        let mut passed = Passed { side: &self.side, rest: descriptors.into_iter() };
+        let id = lease_id(&request.lease)?;
+        let spec = request.holder.as_ref().ok_or(RequestError::Holder("Attach needs a holder"))?;
+        let (new, watched, _) = asking.holder(spec, &mut passed)?;
+        let (holder, was_there) = match self.attach_to(id, &asking, new) {
+            Ok(attached) => attached,
+            Err(error) => {
+                watched.discard(&self.side);
+                return Err(error);
+            }
+        };
+        if was_there {
+            watched.discard(&self.side);
+        } else {
+            let watching = self.start_watching(id, holder.id, watched);
+            let kept = watching
+                .map_err(|errno| FsError::new("watch holder of lease", id.as_str(), errno))
+                .and_then(|()| self.rewrite_record(id));
+            if let Err(error) = kept {
+                self.take_holder_back(id, holder);
+                return Err(error.into());
+            }
+        }
+        self.settle();
+        Ok(v1::AttachResponse { holder: Some(translate::holder(&holder)) })
+    }
+
+    /// True: it was there already.
+    fn attach_to(&self, id: LeaseId, asking: &Asking, new: NewHolder) -> Result<(Holder, bool), RequestError> {
+        let mut state = self.lock();
+        if new == NewHolder::Connection(asking.connection) && !state.open.contains(&asking.connection) {
+            return Err(RequestError::Holder(CLOSED));
+        }
+        let before = state.table.live(id, asking.caller)?.holders().to_vec();
+        let holder = state.table.attach(id, asking.caller, new, clock::now())?;
+        Ok((holder, before.contains(&holder)))
+    }
+
+    fn take_holder_back(self: &Arc<Self>, id: LeaseId, holder: Holder) {
+        let process = match holder.kind {
+            HolderKind::Process(process) => Some(process),
+            _ => None,
+        };
+        self.side.close(self.watch.forget((id, holder.id), process).into_iter().collect());
+        self.lock().table.holder_gone(id, holder.id);
+        self.settle();
+    }
+
+    /// Writes down who holds a lease now. If it has ended meanwhile, nothing of it is left behind.
+    ///
+    /// # Errors
+    /// Of the file system; ENOENT for a lease that is gone.
+    pub(crate) fn rewrite_record(&self, id: LeaseId) -> Result<(), FsError> {
+        let gone = || FsError::new("write record of lease", id.as_str(), Errno::NOENT);
+        let mut record = self.record(id).ok_or_else(gone)?;
+        (record.device, record.inode) = self.pool.directory_identity(id)?;
+        self.pool.write_record(id, &record)?;
+        if self.lock().table.lease(id).is_none() {
+            self.pool.drop_record(id)?;
+            return Err(gone());
+        }
+        Ok(())
+    }
+}

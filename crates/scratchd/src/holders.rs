@@ -1,0 +1,144 @@
+//! Who asks for a lease and what is to hold it: a request's holders, with the descriptors that show their end.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use scratch_lease::{Caller, ConnectionId, NewHolder};
+use scratch_proto::v1;
+
+use crate::client::Client;
+use crate::peer::{Identity, is_connected_unix_socket};
+use crate::process::{self, HeldProcess};
+use crate::reason::RequestError;
+use crate::side::Side;
+use crate::translate::duration;
+
+/// Said in the reply when the kernel names no process that could hold the lease.
+const NO_PROCESS: &str = "the kernel names no process for this peer; its connection holds the lease";
+
+/// Who asks for a lease, without the connection itself: a request with descriptors is worked on elsewhere.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    pub(crate) caller: Caller,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) connection: ConnectionId,
+    /// The peer's process, where it is wanted and the kernel names one.
+    pub(crate) process: Option<HeldProcess>,
+}
+
+const NO_PIDFD: &str = "the descriptor of a process holder must be a pidfd";
+const NO_SOCKET: &str =
+    "the descriptor of a descriptor holder must be one end of a Unix stream or seqpacket socket pair";
+
+/// A holder, what shows its end, and what is to be said of it.
+pub(crate) type Holding = (NewHolder, Watched, &'static str);
+
+/// What shows a holder's end.
+pub(crate) enum Watched {
+    Process(HeldProcess),
+    Socket(OwnedFd),
+    Nothing,
+}
+
+/// Descriptors that a client has passed. Those that are not used are closed where that may block.
+pub(crate) struct Passed<'a> {
+    pub(crate) side: &'a Side,
+    pub(crate) rest: std::vec::IntoIter<OwnedFd>,
+}
+
+impl Passed<'_> {
+    /// The next one, if it is what it should be.
+    fn next(&mut self, fits: impl FnOnce(&OwnedFd) -> bool, else_say: &'static str) -> Result<OwnedFd, RequestError> {
+        let next = self.rest.next().ok_or(RequestError::DescriptorCount { expected: 1, received: 0 })?;
+        if fits(&next) {
+            return Ok(next);
+        }
+        self.side.close(vec![next]);
+        Err(RequestError::Holder(else_say))
+    }
+}
+
+impl Drop for Passed<'_> {
+    fn drop(&mut self) {
+        self.side.close(self.rest.by_ref().collect());
+    }
+}
+
+impl Watched {
+    /// Closes a passed socket that is not to be watched.
+    pub(crate) fn discard(self, side: &Side) {
+        if let Self::Socket(socket) = self {
+            side.close(vec![socket]);
+        }
+    }
+}
+
+impl Asking {
+    /// Takes from a client what these holders need.
+    ///
+    /// # Errors
+    /// PROCESS_GONE.
+    pub(crate) fn of(client: &Client, holders: &[v1::HolderSpec]) -> Result<Self, RequestError> {
+        let own_process =
+            |spec: &v1::HolderSpec| matches!(&spec.kind, Some(v1::holder_spec::Kind::Process(process)) if !process.fd);
+        let wanted = holders.is_empty() || holders.iter().any(own_process);
+        Ok(Self {
+            caller: client.peer.caller,
+            identity: Arc::clone(&client.peer.identity),
+            connection: client.id,
+            process: if wanted { client.process().map_err(|_| RequestError::ProcessGone)? } else { None },
+        })
+    }
+
+    /// The default: the peer's process, or its connection where the kernel names none.
+    pub(crate) fn default_holder(&mut self) -> Holding {
+        match self.process.take() {
+            Some(process) => (NewHolder::Process(process.id), Watched::Process(process), ""),
+            None => (NewHolder::Connection(self.connection), Watched::Nothing, NO_PROCESS),
+        }
+    }
+
+    pub(crate) fn holder(&mut self, spec: &v1::HolderSpec, passed: &mut Passed<'_>) -> Result<Holding, RequestError> {
+        use v1::holder_spec::Kind;
+        match &spec.kind {
+            None => Err(RequestError::Holder("a holder has no kind; set one")),
+            Some(Kind::Connection(_)) => Ok((NewHolder::Connection(self.connection), Watched::Nothing, "")),
+            Some(Kind::Process(wanted)) if wanted.fd => {
+                let process = self.passed_process(passed.next(process::is_pidfd, NO_PIDFD)?)?;
+                Ok((NewHolder::Process(process.id), Watched::Process(process), ""))
+            }
+            Some(Kind::Process(_)) => Ok(self.default_holder()),
+            Some(Kind::Ttl(ttl)) => {
+                let ttl = ttl.ttl.ok_or(RequestError::Holder("a ttl holder needs its ttl"))?;
+                Ok((NewHolder::Ttl(duration(ttl)?), Watched::Nothing, ""))
+            }
+            Some(Kind::Descriptor(wanted)) => {
+                if !wanted.fd {
+                    return Err(RequestError::Holder("a descriptor holder needs its descriptor; set fd"));
+                }
+                let socket = passed.next(is_connected_unix_socket, NO_SOCKET)?;
+                Ok((NewHolder::Descriptor, Watched::Socket(socket), ""))
+            }
+            Some(Kind::Cgroup(_)) => Err(RequestError::Unimplemented("a cgroup holder")),
+            Some(Kind::Hold(_)) => Err(RequestError::Unimplemented("a hold")),
+        }
+    }
+
+    /// A process that a client passes must be its tenant's own.
+    fn passed_process(&self, pidfd: OwnedFd) -> Result<HeldProcess, RequestError> {
+        let process = HeldProcess::of_pidfd(pidfd).map_err(|_| RequestError::ProcessGone)?;
+        let users = process::users(process.id.pid).map_err(|_| RequestError::ProcessGone)?;
+        // Read while it was held, and it is alive still: so it was read of this process.
+        let same = process::start_time(process.id.pid) == Ok(process.id.start_time);
+        match same {
+            false => Err(RequestError::ProcessGone),
+            true if self.caller.tenant.0 == 0 || users.contains(&self.caller.tenant.0) => Ok(process),
+            true => Err(RequestError::Holder("the process is another tenant's")),
+        }
+    }
+}
+
+/// What is to be said of these holders.
+pub(crate) fn note_of(holdings: &[Holding]) -> &'static str {
+    holdings.iter().map(|(_, _, note)| *note).find(|note| !note.is_empty()).unwrap_or_default()
+}

@@ -29,27 +29,33 @@ struct Program {
 }
 
 const EXAMPLES: &str = "Examples:
-  scratch run -- make -j4            TMPDIR is an area of its own, gone when make and its children are
-  scratch ls                         live leases, who holds them, where they are
-  scratch debt                       what could not be removed yet, and why
-  scratch status --output json       for scripts
+  scratch run -- make -j4          TMPDIR is an area of its own, gone with make
+  scratch ls                       live leases, who holds them, where they are
+  scratch debt                     what could not be removed yet, and why
+  scratch status --output json     for scripts
 
-Environment: SCRATCHD_RUNTIME_DIR names the broker's directory. Without it /run/scratchd is used if it is there, else
-the user's own broker, which `scratch run` starts.
+Environment:
+  SCRATCHD_RUNTIME_DIR  the broker's directory. Without it /run/scratchd if it
+                        is there, else the user's own broker, which
+                        `scratch run` starts
 
-Exit codes: 0 done, 64 usage, 69 no broker, 73 cannot create, 75 try later, 77 not permitted, 78 configuration;
-`scratch run` has its own, see `scratch run --help`.";
+Exit codes:
+  0 done, 64 usage, 69 no broker, 73 cannot create, 75 try later,
+  77 not permitted, 78 configuration; `scratch run` has its own";
 
 const RUN_EXAMPLES: &str = "Examples:
   scratch run -- make -j4
   scratch run --label job=42 -- sh -c 'sort big.txt >sorted.txt'
-  scratch run --ttl 2h -- ./nightly.sh        the area goes after two hours at the latest; the command is not killed
+  scratch run --ttl 2h -- ./nightly.sh     the area goes after two hours at
+                                           the latest; CMD is not killed
 
-The command finds its directory in TMPDIR, TMP and TEMP, and the lease's id in SCRATCHD_LEASE. Killing this program alone
-takes nothing from a running command; what the command leaves running keeps the area until it ends.
+CMD finds its directory in TMPDIR, TMP and TEMP, and the lease's id in
+SCRATCHD_LEASE. Killing this program alone takes nothing from a running CMD;
+what CMD leaves running keeps the area until it ends.
 
-Exit codes: the command's own; 125 `scratch run` failed, 126 the command cannot be executed, 127 it was not found,
-128+n it was ended by signal n.";
+Exit codes:
+  CMD's own; 125 `scratch run` failed, 126 CMD cannot be executed,
+  127 it was not found, 128+n it was ended by signal n";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -60,13 +66,11 @@ enum Command {
     Ls(OutputArgs),
     /// Show the broker: its pool, how much is live, what waits to be freed
     #[command(
-        after_help = "Examples:\n  scratch status\n  scratch status --output json    exit 0 when the broker answers"
+        after_help = "Examples:\n  scratch status\n  scratch status --output json     exit 0 when the broker answers"
     )]
     Status(OutputArgs),
     /// List what could not be removed yet: where, why, when it is tried again
-    #[command(
-        after_help = "Examples:\n  scratch debt\n  scratch debt --output json | jq '.[] | select(.blocker == \"mount\")'"
-    )]
+    #[command(after_help = "Examples:\n  scratch debt\n  scratch debt --output json | jq '.[].path'")]
     Debt(OutputArgs),
     /// Try to remove all debt now, and show what is left
     #[command(after_help = "Examples:\n  scratch reap")]

@@ -13,12 +13,14 @@ struct Arguments {
 }
 
 const EXAMPLES: &str = "Examples:
-  scratchd --pool /var/lib/scratchd/default            the system's broker, as root
-  scratchd --config /etc/scratchd/scratchd.toml        with limits and an admin group
-  scratchd --pool ~/pool --runtime-dir ~/run           one user's own
+  scratchd --pool /var/lib/scratchd/default      the system's broker, as root
+  scratchd --config /etc/scratchd/scratchd.toml  with limits and admins
+  scratchd --pool ~/pool --runtime-dir ~/run     one user's own
 
-Exit codes: 0 told to stop, 64 usage, 69 another broker has the pool, 71 the system refuses, 73 something can't be made,
-77 not permitted, 78 configuration or pool refused.";
+Exit codes:
+  0 told to stop, 64 usage, 69 another broker has the pool or the sockets,
+  71 the system refuses, 73 something can't be made, 77 not permitted,
+  78 configuration or pool refused";
 
 /// EX_USAGE of sysexits(3).
 const USAGE: u8 = 64;

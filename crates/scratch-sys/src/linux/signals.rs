@@ -6,7 +6,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use crate::identity::last_errno;
+use super::identity::last_errno;
 
 /// Bytes of a signalfd_siginfo, of which number, code and sender are read.
 const RECORD_BYTES: usize = 128;

@@ -39,7 +39,7 @@ pub fn contained_directory(directory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> 
         )
     };
     if result != 0 {
-        return Err(crate::identity::last_errno());
+        return Err(super::identity::last_errno());
     }
     let open = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(tree.as_fd(), c".", open, Mode::empty())

@@ -8,9 +8,9 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions};
 
-use crate::exec::Image;
-use crate::identity::last_errno;
-use crate::{signals, spawn};
+use super::exec::Image;
+use super::identity::last_errno;
+use super::{signals, spawn};
 
 /// What to start.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use crate::identity::last_errno;
+use super::identity::last_errno;
 
 /// Linux 6.5; not in every libc crate yet.
 const SO_PEERPIDFD: libc::c_int = 77;

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
-use crate::identity::last_errno;
+use super::identity::last_errno;
 
 /// fchmodat2(2) has this number on every architecture but alpha; libc does not name it everywhere yet.
 const SYS_FCHMODAT2: libc::c_long = 452;

@@ -7,7 +7,7 @@ use std::ptr;
 
 use rustix::io::Errno;
 
-use crate::identity::last_errno;
+use super::identity::last_errno;
 
 /// What glibc's execvp searches where PATH is not set.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";

@@ -8,9 +8,9 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Resource, Signal};
 
-use crate::exec::Image;
-use crate::identity::last_errno;
-use crate::signals;
+use super::exec::Image;
+use super::identity::last_errno;
+use super::signals;
 
 /// Shells and `subprocess` libraries use low numbers for themselves, and programs close "all" up to some number; below
 /// 1000 it also stays within select(2)'s sets.

@@ -34,7 +34,7 @@ pub struct GrantOptions {
     pub parent: Option<String>,
     /// The lease ends after this time even if something holds it.
     pub lifetime_max: Option<Duration>,
-    /// Let processes hold the lease that have SCRATCHD_LEASE=<id> in their environment when nothing else does any more.
+    /// Let processes hold the lease that have `SCRATCHD_LEASE=<id>` in their environment when nothing else does any more.
     pub search_environment: bool,
 }
 

@@ -192,12 +192,22 @@ fn judge_owner_and_mode(root: &OwnedFd, path: &Path) -> Result<(), RootRefusal> 
     Ok(())
 }
 
+/// In a user namespace without root, what is root's outside shows as the overflow user's, as every other user's does that
+/// has no number there. None of them is in the namespace with us.
+fn is_unmapped_root(owner: u32) -> bool {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u32>().ok();
+    let is_overflow = number("/proc/sys/kernel/overflowuid") == Some(owner);
+    // Unreadable: then it is taken for the first namespace's, which has root.
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_else(|_| "0 0 1".to_owned());
+    is_overflow && !map.lines().any(|line| line.split_ascii_whitespace().next() == Some("0"))
+}
+
 /// Each directory above must be root's or ours, and writable by nobody else unless it is sticky, as /tmp is.
 fn judge_above(path: &Path) -> Result<(), RootRefusal> {
     let broker = rustix::process::geteuid().as_raw();
     for above in path.ancestors().skip(1) {
         let found = rustix::fs::lstat(above).map_err(FsError::on("look at", above))?;
-        let trusted = found.st_uid == 0 || found.st_uid == broker;
+        let trusted = found.st_uid == 0 || found.st_uid == broker || is_unmapped_root(found.st_uid);
         let sticky = found.st_mode & 0o1000 != 0;
         if !trusted || (found.st_mode & 0o022 != 0 && !sticky) {
             return Err(RootRefusal::Ancestor { path: path.to_owned(), above: above.to_owned() });

@@ -287,8 +287,11 @@ fn plan<'a>(request: &'a v1::CreateRequest, exact: Option<&'a CStr>) -> Result<P
         return Err(RequestError::BatchSize(count));
     }
     let named = matches!(kind, AreaKind::File | AreaKind::Directory);
-    if exact.is_some() && (count > 1 || !named) {
-        return Err(RequestError::Kind("an exact name goes with one file or directory"));
+    if exact.is_some() && count > 1 {
+        return Err(RequestError::Request("an exact name goes with one area; send several requests"));
+    }
+    if exact.is_some() && !named {
+        return Err(RequestError::Kind("an anonymous or memory area has no name; leave it out"));
     }
     let mode = request.mode.unwrap_or(if kind == AreaKind::Directory { 0o700 } else { 0o600 });
     if mode & !0o777 != 0 {

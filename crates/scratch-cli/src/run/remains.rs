@@ -126,7 +126,7 @@ fn children_by_parent(process: i32) -> Vec<i32> {
     ids.filter(|id| parent(*id) == Some(process)).collect()
 }
 
-/// The fourth field of /proc/<pid>/stat; the second, the name, ends at the last parenthesis.
+/// The fourth field of `/proc/<pid>/stat`; the second, the name, ends at the last parenthesis.
 fn parent(process: i32) -> Option<i32> {
     let stat = fs::read(format!("/proc/{process}/stat")).ok()?;
     let end = stat.iter().rposition(|byte| *byte == b')')?;

@@ -12,7 +12,7 @@
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, pidfd_send_signal};
-use scratch_sys::{Caught, Signals, Spawned, raise_unblocked, restore_default};
+use scratch_sys::{Caught, Signals, Spawned, forget_pending, raise_unblocked, restore_default};
 
 use crate::exit;
 
@@ -39,18 +39,32 @@ pub(super) fn until_it_ends(command: &Spawned, signals: &Signals) -> Result<u8, 
         for signal in caught.iter().filter_map(|caught| to_forward(*caught, command.pid)) {
             send(command, signal);
         }
-        let changes = reap(command.pid)?;
+        let mut changes = reap(command.pid)?;
+        // With a SIGCONT at hand the stop is old news: everybody is being continued.
+        let continued = caught.iter().any(|caught| caught.number == Signal::CONT.as_raw());
+        if continued && changes.stopped.is_some() && has_terminal {
+            send(command, Signal::CONT);
+            changes.stopped = None;
+        }
+        while let Some(stop) = changes.stopped.filter(|_| has_terminal) {
+            stop_with_it(stop);
+            changes = reap(command.pid)?;
+            // The shell continues the whole group. Where somebody has continued this process alone, the command is told; but
+            // not where it was continued already, for it may have been stopped again since.
+            if changes.is_none() {
+                send(command, Signal::CONT);
+            }
+        }
         if let Some(code) = changes.ended {
             return Ok(code);
         }
-        if let Some(stop) = changes.stopped.filter(|_| has_terminal) {
-            // With a SIGCONT at hand the stop is old news: everybody is being continued.
-            if caught.iter().all(|caught| caught.number != Signal::CONT.as_raw()) {
-                raise_unblocked(stop);
-            }
-            send(command, Signal::CONT);
-        }
     }
+}
+
+/// Stops this process until it is continued; that news is taken here, so that it is not taken for one about a later stop.
+fn stop_with_it(stop: Signal) {
+    raise_unblocked(stop);
+    forget_pending(Signal::CONT);
 }
 
 /// What became of the command since the last time.
@@ -58,6 +72,13 @@ pub(super) fn until_it_ends(command: &Spawned, signals: &Signals) -> Result<u8, 
 struct Changes {
     ended: Option<u8>,
     stopped: Option<Signal>,
+    continued: bool,
+}
+
+impl Changes {
+    fn is_none(&self) -> bool {
+        self.ended.is_none() && self.stopped.is_none() && !self.continued
+    }
 }
 
 /// Takes the status of every child that has one to give.
@@ -78,7 +99,7 @@ fn judge(status: WaitStatus) -> Changes {
     let of_exit = |code: i32| u8::try_from(code).unwrap_or(u8::MAX);
     let ended = status.exit_status().map(of_exit).or_else(|| status.terminating_signal().map(exit::of_signal));
     let is_stop = |signal: &Signal| status.stopping_signal() == Some(signal.as_raw());
-    Changes { ended, stopped: JOB_CONTROL.into_iter().find(is_stop) }
+    Changes { ended, stopped: JOB_CONTROL.into_iter().find(is_stop), continued: status.continued() }
 }
 
 /// The signal to hand on, if a process other than the command sent it.

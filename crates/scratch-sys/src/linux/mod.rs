@@ -19,5 +19,5 @@ pub use identity::{Assumed, assume, drop_groups};
 pub use inherited::take_inherited_descriptor;
 pub use packet::{Received, receive_packet, send_packet};
 pub use peer::{peer_groups, peer_pidfd, refuse_descriptors, unread_by_peer};
-pub use signals::{Caught, Signals, raise_unblocked, restore_default};
+pub use signals::{Caught, Signals, forget_pending, raise_unblocked, restore_default};
 pub use spawn::{Spawn, Spawned, spawn};

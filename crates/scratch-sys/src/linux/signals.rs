@@ -78,6 +78,19 @@ pub fn raise_unblocked(signal: Signal) {
     }
 }
 
+/// Takes a blocked signal that is pending, if it is, and does nothing about it.
+pub fn forget_pending(signal: Signal) {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: sigemptyset makes the set before it is changed and read; set and time outlive all calls; no information about
+    // the signal is asked for.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), signal.as_raw());
+        libc::sigtimedwait(set.as_ptr(), std::ptr::null_mut(), &raw const now);
+    }
+}
+
 /// Gives a signal its default disposition. Async-signal-safe.
 pub fn restore_default(signal: Signal) {
     // SAFETY: no handler is installed, only the default; no code of ours runs for it.

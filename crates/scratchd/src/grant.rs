@@ -10,7 +10,7 @@ use scratch_proto::v1;
 
 use crate::broker::Broker;
 use crate::clock;
-use crate::holders::{Asking, Holding, Passed, Watched, note_of};
+use crate::holders::{Asking, Holding, Passed, TWICE, Watched, note_of};
 use crate::peer::Identity;
 use crate::reason::RequestError;
 use crate::translate::{self, duration, lease_id};
@@ -70,7 +70,7 @@ impl Broker {
             let twice = !matches!(holding.0, NewHolder::Descriptor | NewHolder::Ttl(_))
                 && holders.iter().any(|(other, _, _)| *other == holding.0);
             holders.push(holding);
-            if twice { Err(RequestError::Holder("the same holder is named twice; name it once")) } else { Ok(()) }
+            if twice { Err(RequestError::Holder(TWICE)) } else { Ok(()) }
         };
         let added = request.holders.iter().try_for_each(|spec| add(asking.holder(spec, &mut passed), &mut holders));
         if let Err(error) = added {

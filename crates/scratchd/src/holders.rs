@@ -24,8 +24,11 @@ pub(crate) struct Asking {
     pub(crate) connection: ConnectionId,
     /// The peer's process, where it is wanted and the kernel names one.
     pub(crate) process: Option<HeldProcess>,
+    /// Its own process was named as a holder.
+    named_itself: bool,
 }
 
+pub(crate) const TWICE: &str = "the same holder is named twice; name it once";
 const NO_PIDFD: &str = "the descriptor of a process holder must be a pidfd";
 const NO_SOCKET: &str =
     "the descriptor of a descriptor holder must be one end of a Unix stream or seqpacket socket pair";
@@ -86,6 +89,7 @@ impl Asking {
             caller: client.peer.caller,
             identity: Arc::clone(&client.peer.identity),
             connection: client.id,
+            named_itself: false,
             process: if wanted { client.process().map_err(|_| RequestError::ProcessGone)? } else { None },
         })
     }
@@ -106,6 +110,9 @@ impl Asking {
             Some(Kind::Process(wanted)) if wanted.fd => {
                 let process = self.passed_process(passed.next(process::is_pidfd, NO_PIDFD)?)?;
                 Ok((NewHolder::Process(process.id), Watched::Process(process), ""))
+            }
+            Some(Kind::Process(_)) if std::mem::replace(&mut self.named_itself, true) => {
+                Err(RequestError::Holder(TWICE))
             }
             Some(Kind::Process(_)) => Ok(self.default_holder()),
             Some(Kind::Ttl(ttl)) => {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use scratch_tests::{Broker, DEADLINE, Dialogue, Filesystem, Options, Place, contained, eventually, names_in};
 
-use crate::regressions::{nothing_is_left, python_case, trash};
+use crate::regressions::{nothing_is_left, python_case, said_done, trash};
 
 /// A case of regressions.py that says by itself whether all is well.
 fn all_is_well(test: &str, case: &str) {
@@ -23,7 +23,7 @@ fn what_an_unread_reply_promised_is_taken_back() {
         let broker = Broker::start(Options::default());
         let Some(command) = python_case(test, &broker, "an_unread_reply") else { return };
         let mut case = Dialogue::start(command);
-        while case.line() != "done" {}
+        said_done(&mut case);
         eventually(DEADLINE, "what was taken back is freed", || names_in(&trash(&broker)).is_empty());
         eventually(DEADLINE, "and known to be", || broker.json(&["status"])["trash"] == 0);
         assert!(case.end().success());

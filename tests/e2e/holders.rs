@@ -1,11 +1,11 @@
 //! What ends a lease and what does not, where that went wrong once.
 
 use std::fs::{self, File};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
 use scratch_proto::v1::holder_spec::Kind;
@@ -13,12 +13,11 @@ use scratch_proto::v1::{
     ConnectionHolder, CreateRequest, GrantRequest, HolderSpec, KeepAliveRequest, RevokeRequest, TtlHolder,
 };
 use scratch_tests::{
-    Broker, Channel, DEADLINE, Dialogue, Held, Options, Place, contained, eventually, names_in, scratch, scratchd,
-    shell, wait_gone,
+    Broker, Channel, DEADLINE, Dialogue, Options, Place, contained, eventually, scratch, scratchd, shell, wait_gone,
 };
 use serde_json::Value;
 
-use crate::regressions::{granted, nothing_is_left, python_case};
+use crate::regressions::{granted, nothing_is_left, python_case, python_case_at, said_done};
 
 pub(crate) fn ttl(time: Duration) -> HolderSpec {
     let ttl = time.try_into().expect("a short time");
@@ -45,7 +44,7 @@ fn nothing_is_granted(test: &str, case: &str) {
     let broker = Broker::start(Options::default());
     let Some(command) = python_case(test, &broker, case) else { return };
     let mut case = Dialogue::start(command);
-    while case.line() != "done" {}
+    said_done(&mut case);
     assert_eq!(broker.json(&["ls"]), Value::Array(Vec::new()));
     assert!(case.end().success());
     nothing_is_left(&broker);
@@ -158,10 +157,10 @@ fn a_torn_parent_record_does_not_end_a_living_child() {
     });
 }
 
-/// A broker that may have few descriptors, and what it says in a file. Killed with the dialogue.
-fn broker_of_few_descriptors(place: &Place) -> (Dialogue, PathBuf, PathBuf) {
+/// A broker, its runtime directory, and the file that has what it says. Killed with the dialogue.
+fn broker_with_a_log(place: &Place) -> (Dialogue, PathBuf, PathBuf) {
     let path = |name| place.path().join(name);
-    let script = r#"ulimit -n 80; mkdir pool run; exec "$SCRATCHD" --pool "$PWD/pool" --runtime-dir "$PWD/run" 2>said"#;
+    let script = r#"mkdir pool run; exec "$SCRATCHD" --pool "$PWD/pool" --runtime-dir "$PWD/run" 2>said"#;
     let mut command = shell(None, script);
     command.current_dir(place.path()).env("SCRATCHD", scratchd());
     let mut broker = Dialogue::start(command);
@@ -170,30 +169,44 @@ fn broker_of_few_descriptors(place: &Place) -> (Dialogue, PathBuf, PathBuf) {
     (broker, path("run"), path("said"))
 }
 
+/// Limits what descriptors a process may open; returns its limit until now.
+fn limit_descriptors(process: Pid, limit: Option<u64>) -> Option<u64> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let before = prlimit(Some(process), Resource::Nofile, Rlimit { current: limit, maximum });
+    before.expect("our own child, within our own limit").current
+}
+
 #[test]
 fn a_search_that_can_not_be_finished_ends_nothing() {
-    contained("holders::a_search_that_can_not_be_finished_ends_nothing", || {
+    let test = "holders::a_search_that_can_not_be_finished_ends_nothing";
+    contained(test, || {
         let place = Place::new();
-        let (broker, runtime, said) = broker_of_few_descriptors(&place);
-        let mut command = std::process::Command::new(scratch());
-        command.env("SCRATCHD_RUNTIME_DIR", &runtime).env_remove("SCRATCHD_LEASE");
-        let mut held = Held::under(command);
-        let open = PathBuf::from(format!("/proc/{}/fd", broker.process()));
-        let fill = || UnixStream::connect(runtime.join("grpc.sock")).expect("the broker listens on grpc.sock");
-        let idle: Vec<UnixStream> = (0..100).map(|_| fill()).collect();
-        eventually(DEADLINE, "no descriptor is left", || names_in(&open).len() >= 80);
+        let (broker, runtime, said) = broker_with_a_log(&place);
+        let Some(command) = python_case_at(test, &runtime, place.path(), "leaving_a_process") else { return };
+        let mut command = Dialogue::start(command);
+        let left: i32 = command.line().parse().expect("a process is named by its number");
+        let left = Pid::from_raw(left).expect("a process has a number");
+        let area = PathBuf::from(command.line());
+        fs::write(area.join("precious"), "content").expect("an area is writable");
 
-        // Only the wrapper: its command lives on, and is to be found.
-        kill_process(held.wrapper(), Signal::KILL).expect("it is our own child");
-        let searched = || fs::read_to_string(&said).is_ok_and(|said| said.contains("search for processes"));
+        // No more than it has: the first three are never free.
+        let enough = limit_descriptors(broker.process(), Some(3));
+        assert!(command.end().success());
+        let searched = || fs::read_to_string(&said).is_ok_and(|said| said.contains("the search for processes"));
         eventually(DEADLINE, "the search is refused its descriptors", searched);
-        held.write_line("not found, and not dead");
-        drop(idle);
-        eventually(DEADLINE, "descriptors are free again", || names_in(&open).len() < 60);
-        held.write_line("found");
-        assert_eq!(held.log(), "not found, and not dead\nfound\n");
-        let path = held.path().to_path_buf();
-        held.end();
-        wait_gone(&path, DEADLINE);
+        assert!(area.join("precious").exists(), "ended, though nobody could look");
+
+        limit_descriptors(broker.process(), enough);
+        let found = || {
+            let mut list = Command::new(scratch());
+            list.args(["ls", "--output", "json"]).env("SCRATCHD_RUNTIME_DIR", &runtime);
+            let leases = list.output().expect("the command line's program can be run").stdout;
+            let leases: Value = serde_json::from_slice(&leases).unwrap_or_default();
+            leases[0]["holders"][0]["pid"] == left.as_raw_nonzero().get()
+        };
+        eventually(DEADLINE, "what was left holds the lease", found);
+        assert_eq!(fs::read_to_string(area.join("precious")).expect("what lives is never taken away"), "content");
+        kill_process(left, Signal::KILL).expect("it is our own user's");
+        wait_gone(&area, DEADLINE);
     });
 }

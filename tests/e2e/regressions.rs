@@ -10,8 +10,8 @@ use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
 use scratch_proto::v1::{GrantRequest, GrantResponse, PingRequest, ReleaseRequest, RevokeRequest, Wait};
 use scratch_tests::{
-    Broker, Channel, DEADLINE, Held, Options, as_user, contained, descriptors_file, eventually, exit_of, is_root,
-    left_out, names_in, python, scratch, scratchd, shell, source_tree, wait_gone,
+    Broker, Channel, DEADLINE, Dialogue, Held, Options, as_user, contained, descriptors_file, eventually, exit_of,
+    is_root, left_out, names_in, python, scratch, scratchd, shell, source_tree, wait_gone,
 };
 use serde_json::Value;
 
@@ -22,11 +22,25 @@ const TENANT: u32 = 1234;
 
 /// A case of regressions.py against this broker; nothing where there is no Python for it, and the test is left out.
 pub(crate) fn python_case(test: &str, broker: &Broker, case: &str) -> Option<Command> {
+    python_case_at(test, &broker.runtime_dir(), broker.place(), case)
+}
+
+/// As `python_case`, against the broker of that runtime directory.
+pub(crate) fn python_case_at(test: &str, runtime_dir: &Path, place: &Path, case: &str) -> Option<Command> {
     let mut command = Command::new(python(test)?);
     command.arg(source_tree().join("tests/python/regressions.py")).arg(case);
-    command.env("SCRATCHD_RUNTIME_DIR", broker.runtime_dir());
-    command.env("SCRATCH_DESCRIPTORS", descriptors_file(broker.place()));
+    command.env("SCRATCHD_RUNTIME_DIR", runtime_dir).env("SCRATCH_DESCRIPTORS", descriptors_file(place));
     Some(command)
+}
+
+/// Reads on, showing what a case has checked, until it has nothing more to check and waits to be ended.
+pub(crate) fn said_done(case: &mut Dialogue) {
+    loop {
+        match case.line().as_str() {
+            "done" => return,
+            line => println!("{line}"),
+        }
+    }
 }
 
 /// A lease that is granted for sure.

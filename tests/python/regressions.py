@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
 
 from scratch_channel import Closed, Refused, connect
@@ -107,6 +108,17 @@ def closed_while_granted():
             channel.send("grant", request, [far.fileno()])
 
 
+def leaving_a_process():
+    """A lease of this process, and a process that only names it in its environment and outlives this one."""
+    with connect() as channel:
+        lease, _ = channel.grant(search_environment=True)
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        left = subprocess.Popen(["sleep", "100000"], env={**os.environ, "SCRATCHD_LEASE": lease.id}, **quiet)
+        print(left.pid)
+        print(os.fsdecode(lease.path), flush=True)
+        sys.stdin.read()
+
+
 def fill(channel, op, message, most, others=()):
     """Sends until the socket takes no more, also when whoever reads it had its turn: all `others` were answered many times.
     Returns how often it was sent."""
@@ -174,24 +186,51 @@ class Lingering:
         return any(row[3] == FIN_WAIT1 and row[9] == self.inode for row in rows[1:])
 
 
+@contextlib.contextmanager
+def stopped(channel):
+    """Stops the broker, so that what it is sent is the broker's alone when it looks."""
+    broker, _, _ = struct.unpack("3i", channel.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    threads = f"/proc/{broker}/task"
+    os.kill(broker, signal.SIGSTOP)
+    try:
+        signal.alarm(60)
+        while any(state(os.path.join(threads, thread)) != "T" for thread in os.listdir(threads)):
+            pass
+        signal.alarm(0)
+        yield
+    finally:
+        os.kill(broker, signal.SIGCONT)
+
+
+def state(thread):
+    with open(os.path.join(thread, "stat"), encoding="ascii") as stat:
+        return stat.read().rpartition(")")[2].split()[0]
+
+
 def descriptors_that_linger():
     with contextlib.ExitStack() as stack:
         holder = stack.enter_context(connect())
         leases = [holder.grant()[0].id for _ in range(4)]
-        sockets = []
-        for number in range(8):
-            lingering, channel = Lingering(), stack.enter_context(connect())
-            passed = [lingering.socket.fileno()]
-            if number % 2:
-                where = channel.messages["Where"](foreign=channel.messages["ForeignDirectory"](fd=True))
-                create = lambda: channel.create(passed, kind=DIRECTORY, where=where)
-                refused("a socket as a directory", "UNIMPLEMENTED", create)
-            else:
-                holder = Specs(channel).descriptor
-                attach = channel.messages["AttachRequest"](lease=leases[number // 2], holder=holder)
-                refused("a TCP socket as a holder", "HOLDER_INVALID", lambda: channel.call("attach", attach, passed))
-            lingering.socket.close()
-            sockets.append(lingering)
+        channels = [stack.enter_context(connect()) for _ in range(8)]
+        for channel in channels:
+            channel.ping()
+        sockets = [Lingering() for _ in channels]
+        with stopped(holder):
+            for number, (channel, one) in enumerate(zip(channels, sockets)):
+                messages = channel.messages
+                if number % 2:
+                    where = messages["Where"](foreign=messages["ForeignDirectory"](fd=True))
+                    request = messages["CreateRequest"](kind=DIRECTORY, where=where)
+                    channel.send("create", request, [one.socket.fileno()])
+                else:
+                    spec = Specs(channel).descriptor
+                    request = messages["AttachRequest"](lease=leases[number // 2], holder=spec)
+                    channel.send("attach", request, [one.socket.fileno()])
+                one.socket.close()
+        for channel in channels[::2]:
+            refused("a TCP socket as a holder", "HOLDER_INVALID", lambda: channel.result(channel.recv()[0]))
+        for channel in channels[1::2]:
+            refused("a TCP socket as a directory", "UNIMPLEMENTED", lambda: channel.result(channel.recv()[0]))
         # Each look is the pace; the alarm ends a broker that never closes.
         signal.alarm(60)
         while not (stuck := [one for one in sockets if one.being_closed()]):
@@ -242,6 +281,7 @@ CASES = (
     sockets_that_never_hang_up,
     closed_while_attaching,
     closed_while_granted,
+    leaving_a_process,
     an_unread_reply,
     descriptors_that_linger,
     idle_connections,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 use scratch_fs::{FsError, Owner, Record};
-use scratch_lease::{Grant, Granted, LeaseId, NewHolder, Refusal};
+use scratch_lease::{Grant, Granted, HolderId, LeaseId, NewHolder, Refusal};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
@@ -44,7 +44,7 @@ impl Broker {
         let holders = self.holders(&mut asking, &request, descriptors)?;
         let granted = self.grant_to(&asking, request, &holders);
         match granted {
-            Ok(id) => self.commit_grant(id, holders),
+            Ok((id, ids)) => self.commit_grant(id, &ids, holders),
             Err(Refused::Existing(granted)) => {
                 holders.into_iter().for_each(|(_, watched, _)| watched.discard(&self.side));
                 Ok(*granted)
@@ -88,7 +88,7 @@ impl Broker {
         asking: &Asking,
         request: v1::GrantRequest,
         holders: &[Holding],
-    ) -> Result<LeaseId, Refused> {
+    ) -> Result<(LeaseId, Vec<HolderId>), Refused> {
         let note = note_of(holders);
         let id = new_id()?;
         let grant = Grant {
@@ -102,9 +102,9 @@ impl Broker {
             labels: request.labels.into_iter().collect(),
             search_environment: request.search_environment,
         };
-        self.decide_grant(grant, asking, note)?;
+        let ids = self.decide_grant(grant, asking, note)?;
         self.make_granted(id, &asking.identity)?;
-        Ok(id)
+        Ok((id, ids))
     }
 
     /// As [`Broker::grant`]; with the lease's directory as a handle if the request wants it.
@@ -154,7 +154,8 @@ impl Broker {
         Ok(())
     }
 
-    fn decide_grant(&self, grant: Grant, asking: &Asking, note: &str) -> Result<(), Refused> {
+    /// The ids of the holders, in their order: one may be gone again before it is watched.
+    fn decide_grant(&self, grant: Grant, asking: &Asking, note: &str) -> Result<Vec<HolderId>, Refused> {
         let id = grant.id;
         let mut state = self.lock();
         if grant.holders.contains(&NewHolder::Connection(asking.connection)) && !state.open.contains(&asking.connection)
@@ -164,7 +165,8 @@ impl Broker {
         match state.table.grant_by(asking.caller, grant, clock::now()).map_err(RequestError::from)? {
             Granted::New => {
                 state.identities.insert(id, Arc::clone(&asking.identity));
-                Ok(())
+                let lease = state.table.lease(id).ok_or(RequestError::Refused(Refusal::LeaseUnknown))?;
+                Ok(lease.holders().iter().map(|holder| holder.id).collect())
             }
             Granted::Existing(id) => {
                 let generation = state.table.generation();
@@ -194,16 +196,21 @@ impl Broker {
         Some(translate::record(&state, state.table.lease(id)?))
     }
 
-    fn commit_grant(self: &Arc<Self>, id: LeaseId, holdings: Vec<Holding>) -> Result<v1::GrantResponse, RequestError> {
+    fn commit_grant(
+        self: &Arc<Self>,
+        id: LeaseId,
+        ids: &[HolderId],
+        holdings: Vec<Holding>,
+    ) -> Result<v1::GrantResponse, RequestError> {
         let note = note_of(&holdings);
-        let (reply, holders, tenant) = {
+        let (reply, tenant) = {
             let state = self.lock();
             let lease = state.table.lease(id).ok_or(Refusal::LeaseUnknown)?;
-            (self.wire_grant(lease, state.table.generation(), note), lease.holders().to_vec(), lease.tenant().0)
+            (self.wire_grant(lease, state.table.generation(), note), lease.tenant().0)
         };
         let watched = holdings.into_iter().map(|(_, watched, _)| watched);
         let watching: Result<(), Errno> =
-            holders.iter().zip(watched).try_for_each(|(holder, watched)| self.start_watching(id, holder.id, watched));
+            ids.iter().zip(watched).try_for_each(|(holder, watched)| self.start_watching(id, *holder, watched));
         {
             let mut state = self.lock();
             state.table.commit(id, clock::now());

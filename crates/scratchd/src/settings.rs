@@ -62,6 +62,8 @@ pub(crate) async fn follow(broker: Arc<Broker>, file: PathBuf, mut hangup: Signa
     if let Err(error) = &watcher {
         tracing::warn!(%error, "the configuration file can't be watched; send SIGHUP after a change");
     }
+    // It may have changed between the start's reading and the watch.
+    reload(&broker, &file);
     loop {
         tokio::select! {
             _ = hangup.recv() => {}

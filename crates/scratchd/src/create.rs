@@ -101,8 +101,9 @@ impl Broker {
             .table
             .reserve_areas(lease, client.peer.caller, plan.count)
             .map_err(|refusal| first(refusal.into()))?;
-        let made = self.make(client, lease, &plan, reserved).inspect_err(|_| {
+        let made = self.make(client, lease, &plan, reserved).map_err(|at| {
             self.lock().table.unreserve_areas(reserved.tenant, plan.count);
+            AtIndex { error: self.or_ended(client, lease, at.error), ..at }
         })?;
         let made = self.enter(client, lease, &plan, made, reserved).map_err(first)?;
         let mut creation = Creation {
@@ -215,6 +216,14 @@ impl Broker {
         }
     }
 
+    /// What failed in a lease that has ended meanwhile failed for that.
+    pub(crate) fn or_ended(&self, client: &Client, lease: LeaseId, error: RequestError) -> RequestError {
+        match self.lock().table.live(lease, client.peer.caller) {
+            Ok(_) => error,
+            Err(refusal) => refusal.into(),
+        }
+    }
+
     /// With whose rights work in a lease is done: the peer's own, or, where an admin works in another tenant's lease, that
     /// tenant's.
     pub(crate) fn identity_for(&self, client: &Client, lease: LeaseId) -> Arc<Identity> {
@@ -265,7 +274,7 @@ impl Broker {
         }
         // The lease went into trash while this was made: the reaper takes the rest.
         client.let_go(lease);
-        Err(scratch_lease::Refusal::LeaseUnknown.into())
+        Err(self.or_ended(client, lease, scratch_lease::Refusal::LeaseUnknown.into()))
     }
 }
 

@@ -51,7 +51,9 @@ impl Broker {
         }
         let (parent, name) = split_area_path(&request.area)?;
         let tenant = self.lock().table.live(lease, client.peer.caller)?.tenant().0;
-        let released = self.take_away(client, (lease, tenant), parent.as_deref(), &name)?;
+        let released = self
+            .take_away(client, (lease, tenant), parent.as_deref(), &name)
+            .map_err(|error| self.or_ended(client, lease, error))?;
         let mut state = self.lock();
         state.table.remove_area(lease, &AreaKey::Name(request.area.as_slice().into()));
         if let Released::Trashed(_) = released {

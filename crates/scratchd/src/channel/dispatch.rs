@@ -77,6 +77,7 @@ pub(crate) fn dispatch(
         Op::Revoke(request) => revoke(broker, client, &request, reply_to),
         Op::Claim(_) => here(Err(RequestError::Unimplemented("a ticket"))),
         Op::Persist(_) => here(Err(RequestError::Unimplemented("Persist"))),
+        Op::Detach(_) => here(Err(RequestError::Unimplemented("Detach"))),
         Op::Delegate(_) => here(Err(RequestError::Unimplemented("Delegate"))),
     }
 }
@@ -84,7 +85,7 @@ pub(crate) fn dispatch(
 fn keep_alive(broker: &Broker, client: &Client, request: v1::KeepAliveRequest) -> Result<Answer, RequestError> {
     let granted = broker.keep_alive(client.peer.caller, lease_id(&request.lease)?)?;
     let granted_ttl = Some(wire_duration(granted));
-    Ok(Answer::KeepAlive(v1::KeepAliveResponse { lease: request.lease, granted_ttl }))
+    Ok(Answer::KeepAlive(v1::KeepAliveResponse { lease: request.lease, granted_ttl, error: None }))
 }
 
 fn grant(

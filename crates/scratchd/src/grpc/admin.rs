@@ -74,6 +74,7 @@ impl Admin for Service {
             connections: self.0.loads.connections(tenant) as u64,
             trash: self.0.reaper.trash(tenant) as u64,
             debt: self.debts(caller).len() as u64,
+            draining: false,
         }))
     }
 

@@ -8,9 +8,12 @@ mod exit;
 mod failure;
 mod json;
 mod ls;
+mod mktemp;
 mod reap;
 mod run;
+mod shell;
 mod status;
+mod surrounding;
 mod table;
 
 use std::ffi::OsString;
@@ -61,6 +64,7 @@ Exit codes:
 enum Command {
     #[command(after_help = RUN_EXAMPLES)]
     Run(run::RunArgs),
+    Mktemp(mktemp::MktempArgs),
     /// List leases: your own; as root or in the admin group everybody's
     #[command(after_help = "Examples:\n  scratch ls\n  scratch ls --output json | jq -r '.[].path'")]
     Ls(OutputArgs),
@@ -108,7 +112,7 @@ struct OutputArgs {
 }
 
 /// Commands of the design that a later version has.
-const LATER: &[&str] = &["mktemp", "lease", "events", "top", "verify", "doctor", "drain"];
+const LATER: &[&str] = &["lease", "events", "top", "verify", "doctor", "drain"];
 
 fn main() -> ExitCode {
     let program = match Program::try_parse() {
@@ -117,6 +121,7 @@ fn main() -> ExitCode {
     };
     let result = match program.command {
         Command::Run(args) => return run::run(args),
+        Command::Mktemp(args) => return mktemp::mktemp(&args),
         Command::Daemon(options) => return daemon(&options),
         Command::Ls(args) => ls::ls(args.output),
         Command::Status(args) => status::status(args.output),

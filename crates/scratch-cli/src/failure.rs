@@ -27,6 +27,16 @@ pub(crate) enum Failure {
     NoProcess(u32),
     #[error("the lease has no directory that this process can reach: choose another pool")]
     NoDirectory,
+    #[error("{}", .0.join("; "))]
+    Debt(Vec<String>),
+    #[error(
+        "{0} leases live: nothing is granted, and the broker goes when they have ended; `scratch drain --undo` calls it off"
+    )]
+    LeasesLeft(u64),
+    #[error("the drain was called off: the broker grants again")]
+    CalledOff,
+    #[error("{0}: {1}")]
+    Of(String, Box<Failure>),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("{}", of_status(.0))]
@@ -46,6 +56,8 @@ impl Failure {
                 exit::USAGE
             }
             Self::NoShell | Self::NoProcess(_) | Self::NoDirectory => exit::CANNOT_CREATE,
+            Self::Debt(_) | Self::LeasesLeft(_) | Self::CalledOff => exit::TRY_LATER,
+            Self::Of(_, failure) => failure.exit_code(),
             Self::Client(error) => exit::of_client_error(error),
             Self::Refused(status) => exit::of_code(u32::try_from(i32::from(status.code())).unwrap_or(2)),
             Self::Transport(..) => exit::UNAVAILABLE,

@@ -1,14 +1,19 @@
 //! `scratch`: run commands under a lease, look at the broker, be the broker.
 
 mod admin;
+mod argument;
 mod broker;
 mod check;
 mod debt;
+mod drain;
 mod exit;
 mod failure;
 mod json;
+mod lease;
+mod line;
 mod ls;
 mod mktemp;
+mod progress;
 mod reap;
 mod run;
 mod shell;
@@ -65,6 +70,7 @@ enum Command {
     #[command(after_help = RUN_EXAMPLES)]
     Run(run::RunArgs),
     Mktemp(mktemp::MktempArgs),
+    Lease(lease::LeaseArgs),
     /// List leases: your own; as root or in the admin group everybody's
     #[command(after_help = "Examples:\n  scratch ls\n  scratch ls --output json | jq -r '.[].path'")]
     Ls(OutputArgs),
@@ -79,6 +85,7 @@ enum Command {
     /// Try to remove all debt now, and show what is left
     #[command(after_help = "Examples:\n  scratch reap")]
     Reap(reap::ReapArgs),
+    Drain(drain::DrainArgs),
     /// Check a configuration file; exit 78 with the reason if it can't be used
     #[command(after_help = "Examples:\n  scratch check /etc/scratchd/scratchd.toml")]
     Check(check::CheckArgs),
@@ -112,7 +119,7 @@ struct OutputArgs {
 }
 
 /// Commands of the design that a later version has.
-const LATER: &[&str] = &["lease", "events", "top", "verify", "doctor", "drain"];
+const LATER: &[&str] = &["events", "top", "verify", "doctor"];
 
 fn main() -> ExitCode {
     let program = match Program::try_parse() {
@@ -127,6 +134,8 @@ fn main() -> ExitCode {
         Command::Status(args) => status::status(args.output),
         Command::Debt(args) => debt::debt(args.output),
         Command::Reap(args) => reap::reap(&args),
+        Command::Lease(args) => lease::lease(args),
+        Command::Drain(args) => drain::drain(&args),
         Command::Check(args) => check::check(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Program::command(), "scratch", &mut std::io::stdout());

@@ -14,10 +14,8 @@ impl Table {
         Self { head: head.to_vec(), rows: Vec::new() }
     }
 
-    /// Control characters in names would move the reader's cursor: they are shown as `?`.
     pub(crate) fn row(&mut self, cells: Vec<String>) {
-        let clean = |cell: String| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        self.rows.push(cells.into_iter().map(clean).collect());
+        self.rows.push(cells.iter().map(|cell| clean(cell)).collect());
     }
 
     pub(crate) fn print(&self) -> std::io::Result<()> {
@@ -50,6 +48,11 @@ impl Table {
         }
         text
     }
+}
+
+/// Control characters in names would move the reader's cursor: they are shown as `?`.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// Leaves the end, which tells paths apart.

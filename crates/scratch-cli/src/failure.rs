@@ -35,6 +35,8 @@ pub(crate) enum Failure {
     LeasesLeft(u64),
     #[error("the drain was called off: the broker grants again")]
     CalledOff,
+    #[error("something fails: see what to do above")]
+    Sick(u8),
     #[error("{0}: {1}")]
     Of(String, Box<Failure>),
     #[error(transparent)]
@@ -57,6 +59,7 @@ impl Failure {
             }
             Self::NoShell | Self::NoProcess(_) | Self::NoDirectory => exit::CANNOT_CREATE,
             Self::Debt(_) | Self::LeasesLeft(_) | Self::CalledOff => exit::TRY_LATER,
+            Self::Sick(code) => *code,
             Self::Of(_, failure) => failure.exit_code(),
             Self::Client(error) => exit::of_client_error(error),
             Self::Refused(status) => exit::of_code(u32::try_from(i32::from(status.code())).unwrap_or(2)),

@@ -5,6 +5,7 @@ mod argument;
 mod broker;
 mod check;
 mod debt;
+mod doctor;
 mod drain;
 mod exit;
 mod failure;
@@ -86,6 +87,7 @@ enum Command {
     #[command(after_help = "Examples:\n  scratch reap")]
     Reap(reap::ReapArgs),
     Drain(drain::DrainArgs),
+    Doctor(doctor::DoctorArgs),
     /// Check a configuration file; exit 78 with the reason if it can't be used
     #[command(after_help = "Examples:\n  scratch check /etc/scratchd/scratchd.toml")]
     Check(check::CheckArgs),
@@ -119,7 +121,7 @@ struct OutputArgs {
 }
 
 /// Commands of the design that a later version has.
-const LATER: &[&str] = &["events", "top", "verify", "doctor"];
+const LATER: &[&str] = &["events", "top", "verify"];
 
 fn main() -> ExitCode {
     let program = match Program::try_parse() {
@@ -135,6 +137,7 @@ fn main() -> ExitCode {
         Command::Debt(args) => debt::debt(args.output),
         Command::Reap(args) => reap::reap(&args),
         Command::Lease(args) => lease::lease(args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Drain(args) => drain::drain(&args),
         Command::Check(args) => check::check(&args),
         Command::Completions { shell } => {

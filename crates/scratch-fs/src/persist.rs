@@ -128,8 +128,16 @@ fn exchange(from: BorrowedFd<'_>, name: &CStr, mut draft: Draft<'_>, new_name: &
         }
         Err(error) => {
             draft.exchange_back(new_name)?;
-            Err(error)
+            Err(renamed_in(error, &displaced, new_name))
         }
+    }
+}
+
+/// The error with the name that its path begins with now.
+fn renamed_in(error: FsError, name: &CStr, new_name: &CStr) -> FsError {
+    match error.path.strip_prefix(shown(name)) {
+        Ok(below) => FsError { path: shown(new_name).iter().chain(below).collect(), ..error },
+        Err(_) => error,
     }
 }
 

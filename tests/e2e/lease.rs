@@ -234,12 +234,12 @@ fn drained_and_called_off() {
         says(&broker, &["revoke", &id]);
 
         let drain = Dialogue::start(broker.scratch(&["drain"]));
-        eventually(DEADLINE, "the broker drains", || lease(&broker, &["grant", "--ttl", "1h"]).0 == UNAVAILABLE);
+        eventually(DEADLINE, "the broker drains", || broker.json(&["status"])["draining"] == true);
         assert!(outcome(broker.scratch(&["drain", "--undo"])).0 == 0);
         assert_eq!(drain.wait().code(), Some(TRY_LATER), "it was called off");
 
         let mut drain = Dialogue::start(broker.scratch(&["drain"]));
-        eventually(DEADLINE, "the broker drains", || lease(&broker, &["grant", "--ttl", "1h"]).0 == UNAVAILABLE);
+        eventually(DEADLINE, "the broker drains", || broker.json(&["status"])["draining"] == true);
         let path = held.path().to_path_buf();
         assert!(held.end().success());
         assert!(drain.line().starts_with("drained"));

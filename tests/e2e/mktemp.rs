@@ -286,7 +286,7 @@ fn without_a_broker_one_is_started() {
         let runtime = place.path().join("runtime");
         fs::create_dir(&runtime).expect("a place is writable");
         fs::set_permissions(&runtime, PermissionsExt::from_mode(0o700)).expect("a directory just made is ours");
-        let mut command = shell(None, r#""$SCRATCH" mktemp; read -r line"#);
+        let mut command = shell(None, r#""$SCRATCH" mktemp; read -r line; true"#);
         command.env("SCRATCH", scratch()).env("XDG_RUNTIME_DIR", &runtime).env_remove("SCRATCHD_RUNTIME_DIR");
         let mut run = Dialogue::start(command);
         let file = PathBuf::from(run.line());

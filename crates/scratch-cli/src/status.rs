@@ -30,6 +30,7 @@ fn value(status: &v1::StatusResponse) -> Value {
         "connections": status.connections,
         "trash": status.trash,
         "debt": status.debt,
+        "draining": status.draining,
     });
     json::insert_bytes(&mut value, "runtime_directory", &status.runtime_directory);
     value
@@ -76,5 +77,8 @@ fn text(status: &v1::StatusResponse) {
         );
     }
     println!("  live     {} leases, {} areas, {} connections", status.leases, status.areas, status.connections);
+    if status.draining {
+        println!("  drains   nothing is granted; `scratch drain --undo` calls it off");
+    }
     println!("  ended    {} trees waiting to be freed, {} debts", status.trash, status.debt);
 }

@@ -39,14 +39,16 @@ struct Program {
 
 const EXAMPLES: &str = "Examples:
   scratch run -- make -j4          TMPDIR is an area of its own, gone with make
+  file=$(scratch mktemp)           gone with the script, without a trap
   scratch ls                       live leases, who holds them, where they are
   scratch debt                     what could not be removed yet, and why
   scratch status --output json     for scripts
+  scratch doctor                   what is wrong, and what to do
 
 Environment:
   SCRATCHD_RUNTIME_DIR  the broker's directory. Without it /run/scratchd if it
                         is there, else the user's own broker, which
-                        `scratch run` starts
+                        `run`, `mktemp` and `lease grant` start
 
 Exit codes:
   0 done, 64 usage, 69 no broker, 73 cannot create, 75 try later,

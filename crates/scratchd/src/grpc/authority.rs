@@ -16,10 +16,7 @@ const CONTINUATION: u8 = 9;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 const NAME: &[u8] = b":authority";
-/// Its place in the static table (RFC 7541 appendix A).
 const STATIC_INDEX: usize = 1;
-/// Most bytes of an integer after its first, as h2 has it.
-const MORE_MAX: u32 = 4;
 
 /// Follows the bytes that a client sends, as far as is needed to find its `:authority`.
 #[derive(Debug, Default)]
@@ -90,12 +87,12 @@ impl Authority {
     fn frame(&mut self) -> Option<(Part, usize)> {
         let [high, middle, low, kind, flags, ..] = self.head;
         let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-        match kind {
-            HEADERS => self.block = Block::default(),
-            CONTINUATION => {}
-            _ => return Some((Part::Skipped, length)),
-        }
         let has = |flag| kind == HEADERS && flags & flag != 0;
+        if kind == HEADERS {
+            self.block = Block::default();
+        } else if kind != CONTINUATION {
+            return Some((Part::Skipped, length));
+        }
         self.padding = 0;
         self.priority = if has(PRIORITY) { PRIORITY_BYTES } else { 0 };
         self.fragment = length.checked_sub(self.priority + usize::from(has(PADDED)))?;
@@ -167,7 +164,8 @@ impl Block {
         if self.more == 0 {
             self.at = self.after_integer();
         }
-        (self.more <= MORE_MAX).then_some(())
+        // h2 takes no longer ones.
+        (self.more <= 4).then_some(())
     }
 
     fn after_integer(&mut self) -> At {
@@ -195,11 +193,74 @@ impl Block {
             }
             match self.code {
                 // The characters of 5, 6, 7 and 8 bits (RFC 7541 appendix B).
-                0b1_00000..=0b1_01001 | 0b1_010100..=0b1_101101 | 0b1_1011100..=0b1_1111011 => self.code = 1,
-                0b1_11111000..=0b1_11111101 => self.code = 1,
+                0b1_00000..=0b1_01001 | 0b1_010100..=0b1_101101 | 0b1_1011100..=0b1_1111011 | 0x1f8..=0x1fd => self.code = 1,
                 0b1_11111110.. => return self.is_authority = false,
                 _ => {}
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SENT: &[u8] = b"%2Frun%2F:\xff.sock";
+    const MENDED: &[u8] = b"-2Frun-2F--.sock";
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    /// Other fields with the same value, around `:authority` by index and by name: added to the table, not added, never.
+    fn block(value: &[u8]) -> Vec<u8> {
+        let other = [b"\x04\x10".as_slice(), SENT, b"\x40\x01a\x10", SENT, b"\x3f\xe1\x1f\x82\x7f\x01\x01/"].concat();
+        let starts = ["\x41", "\x01", "\x11", "\x40\x0a:authority", "\0\x0a:authority", "\x10\x0a:authority"];
+        let fields = starts.map(|start| [start.as_bytes(), &[16], value].concat());
+        [&other, &fields.concat(), &other].map(Vec::as_slice).concat()
+    }
+
+    /// Wherever the stream is cut, and with other frames in between.
+    fn becomes(sent: &[u8], expected: &[u8]) {
+        let (settings, data) = (frame(4, 0, &[0; 6]), frame(0, 0, SENT));
+        let stream = |headers| [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..], headers, &data, headers].concat();
+        for cut in 0..=stream(sent).len() {
+            let (mut bytes, mut authority) = (stream(sent), Authority::default());
+            let (first, second) = bytes.split_at_mut(cut);
+            authority.mend(first);
+            second.chunks_mut(cut.max(1)).for_each(|chunk| authority.mend(chunk));
+            assert_eq!(bytes, stream(expected), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn an_authority_is_mended_however_it_comes() {
+        becomes(&frame(1, 4, &block(SENT)), &frame(1, 4, &block(MENDED)));
+        let padded = |value| frame(1, 0x2c, &[b"\x03%%%%%", &block(value)[..], b"%%%"].concat());
+        becomes(&padded(SENT), &padded(MENDED));
+        let (start, end) = (|value| frame(1, 0, &block(value)[..52]), |value| frame(9, 4, &block(value)[52..]));
+        becomes(&[start(SENT), end(SENT)].concat(), &[start(MENDED), end(MENDED)].concat());
+        let long = |byte: u8| frame(1, 4, &[b"\x41\x7f\x49", &[byte; 200][..], b"\x04\x01/"].concat());
+        becomes(&long(b'/'), &long(b'-'));
+        // `/a %bX:c/%%` and `3a-.bXBc3..`, Huffman-coded.
+        let coded = |value: &[u8; 9]| frame(1, 4, &[b"\x41\x89", &value[..], b"\x04\x01/"].concat());
+        becomes(&coded(b"\x60\x6a\x2b\x1f\xe5\xc2\x30\xaa\xbf"), &coded(b"\x64\x6b\x2f\x1f\xe5\xd2\x32\xba\xff"));
+    }
+
+    #[test]
+    fn nonsense_is_left_to_who_reads_on() {
+        let endless = frame(1, 4, &[b"\x7f\xff\xff\xff\xff\x01\x41\x10", SENT].concat());
+        becomes(&endless, &endless);
+        let mut state = 1_u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        };
+        for _ in 0..10_000 {
+            let garbage: Vec<u8> = (0..random()).map(|_| random()).collect();
+            let mut bytes = [&[0; 24], &frame(1 + random() % 2 * 8, random(), &garbage)[..], &garbage].concat();
+            let (length, mut authority) = (usize::from(random()) + 1, Authority::default());
+            bytes.chunks_mut(length).for_each(|chunk| authority.mend(chunk));
         }
     }
 }

@@ -24,7 +24,7 @@ pub(super) struct Authority {
     left: usize,
     /// The last bytes of parts that are looked at whole.
     head: [u8; FRAME_HEADER_BYTES],
-    // Bytes of the frame's later parts.
+    // Their bytes in this frame.
     priority: usize,
     fragment: usize,
     padding: usize,
@@ -82,12 +82,10 @@ impl Authority {
     fn frame(&mut self) -> Option<(Part, usize)> {
         let [high, middle, low, kind, flags, ..] = self.head;
         let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-        let has = |flag| kind == HEADERS && flags & flag != 0;
-        if kind == HEADERS {
-            self.block = Block::default();
-        } else if kind != CONTINUATION {
+        if kind != HEADERS && kind != CONTINUATION {
             return Some((Part::Skipped, length));
         }
+        let has = |flag| kind == HEADERS && flags & flag != 0;
         self.padding = 0;
         self.priority = if has(PRIORITY) { 5 } else { 0 };
         self.fragment = length.checked_sub(self.priority + usize::from(has(PADDED)))?;
@@ -99,9 +97,9 @@ impl Authority {
 #[derive(Debug, Default)]
 struct Block {
     at: At,
-    /// An integer's value until now; of a string, the bytes still to come.
+    /// An integer's, until now; then the bytes of its string still to come.
     value: usize,
-    /// Which of an integer's bytes after the first is next; 0: the first.
+    /// Which of an integer's bytes after the first is next. 0: the first.
     more: u32,
     is_authority: bool,
     /// Of a Huffman-coded string: the bits of a character that is not complete, behind a 1. Of another one: 0.
@@ -155,25 +153,22 @@ impl Block {
             self.value += usize::from(byte & 0x7f) << (7 * (self.more - 1));
             self.more = if byte & 0x80 == 0 { 0 } else { self.more + 1 };
         }
-        if self.more == 0 {
-            self.at = self.after_integer();
+        if self.more > 0 {
+            return (self.more <= 4).then_some(()); // h2 takes no longer ones
         }
-        (self.more <= 4).then_some(()) // h2 takes no longer ones
-    }
-
-    fn after_integer(&mut self) -> At {
-        match self.at {
-            At::NameIndex => self.is_authority = self.value == 1, // in the static table (RFC 7541 appendix A)
-            At::NameLength => self.is_authority = self.value == NAME.len() && self.code == 0,
-            _ => {}
-        }
-        match (self.at, self.value) {
+        self.is_authority = match self.at {
+            At::NameIndex => self.value == 1, // in the static table (RFC 7541 appendix A)
+            At::NameLength => self.value == NAME.len() && self.code == 0,
+            _ => self.is_authority,
+        };
+        self.at = match (self.at, self.value) {
             (At::NameIndex, 0) => At::NameLength,
             (At::NameIndex, _) | (At::NameLength, 0) => At::ValueLength,
             (At::NameLength, _) => At::Name,
             (At::ValueLength, 1..) => At::Value,
             _ => At::Field,
-        }
+        };
+        Some(())
     }
 
     /// Flips bits as they come, since those before may have gone on: ` ` and `%` become `-` and `.`, `/` a `3`, `:` a `B`.
@@ -208,7 +203,7 @@ mod tests {
 
     /// Other fields with the same value, around `:authority` by index and by name: added to the table, not added, never.
     fn block(value: &[u8]) -> Vec<u8> {
-        let other = [b"\x04\x10".as_slice(), SENT, b"\x40\x01a\x10", SENT, b"\x3f\xe1\x1f\x82\x7f\x01\x01/"].concat();
+        let other = [b"\x04\x10".as_slice(), SENT, b"\x40\x01a\x10", SENT, b"\x3f\xe1\x1f\x82\x60\x01/"].concat();
         let starts = ["\x41", "\x01", "\x11", "\x40\x0a:authority", "\0\x0a:authority", "\x10\x0a:authority"];
         let fields = starts.map(|start| [start.as_bytes(), &[16], value].concat());
         [&other, &fields.concat(), &other].map(Vec::as_slice).concat()
@@ -230,19 +225,20 @@ mod tests {
     #[test]
     fn an_authority_is_mended_however_it_comes() {
         becomes(|value| frame(1, 4, &block(value)), SENT, MENDED);
-        becomes(|value| frame(1, 0x2c, &[b"\x03%%%%%", &block(value)[..], b"%%%"].concat()), SENT, MENDED);
-        let continued = |block: Vec<u8>| [frame(1, 0, &block[..52]), frame(9, 4, &block[52..])].concat();
+        becomes(|value| frame(1, 0x2c, &[b"\x03\0\0\0\0\x41", &block(value)[..], b"%%%"].concat()), SENT, MENDED);
+        let continued = |block: Vec<u8>| [frame(1, 0, &block[..52]), frame(9, 0x2c, &block[52..])].concat();
         becomes(|value| continued(block(value)), SENT, MENDED);
         let one = |length: &[u8], value: &[u8]| frame(1, 4, &[b"\x41", length, value, b"\x04\x01/"].concat());
         becomes(|value| one(b"\x7f\x49", value), &[b'/'; 200], &[b'-'; 200]);
-        // `/a %bX:c/%%` and `3a-.bXBc3..`, Huffman-coded.
-        let (sent, mended) = (b"\x60\x6a\x2b\x1f\xe5\xc2\x30\xaa\xbf", b"\x64\x6b\x2f\x1f\xe5\xd2\x32\xba\xff");
-        becomes(|value| one(b"\x89", value), sent, mended);
+        // `/a %bZ:c/%~/%` and `3a-.bZBc3.~/%`, Huffman-coded.
+        let sent = b"\x60\x6a\x2b\x1f\xed\xc2\x30\xaf\xff\x58\x57";
+        let mended = b"\x64\x6b\x2f\x1f\xed\xd2\x32\xbf\xff\x58\x57";
+        becomes(|value| one(b"\x8b", value), sent, mended);
     }
 
     #[test]
     fn nonsense_is_left_to_who_reads_on() {
-        becomes(|value| frame(1, 4, &[b"\x7f\xff\xff\xff\xff\x01\x41\x10", value].concat()), SENT, SENT);
+        becomes(|value| frame(1, 4, &[b"\x7f\xff\xff\xff\xff\x01\x01/\x41\x10", value].concat()), SENT, SENT);
         let next = |state: &u32| Some(state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
         let random = std::iter::successors(Some(1), next).map(|state| state.to_be_bytes()[0]);
         for garbage in random.take(1_000_000).collect::<Vec<u8>>().chunks(100) {

@@ -1,4 +1,4 @@
-//! Acts on the file system: names, create, open, remove, usage, tenant credentials, pool layout, records.
+//! Acts on the file system: names, create, open, list, persist, remove, usage, tenant credentials, pool layout, records.
 //! Every step is relative to a held descriptor and never follows a symbolic link. No sockets, no tokio, no logging.
 
 mod beneath;

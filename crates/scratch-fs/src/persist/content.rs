@@ -76,6 +76,9 @@ impl Content {
             let mut unwritten = &self.buffer[..read];
             while !unwritten.is_empty() {
                 let written = retry_on_intr(|| rustix::io::pwrite(made, unwritten, at))?;
+                if written == 0 {
+                    return Err(Errno::IO);
+                }
                 unwritten = &unwritten[written..];
                 at += written as u64;
             }
@@ -93,6 +96,10 @@ fn next_data(source: BorrowedFd<'_>, at: u64, size: u64) -> Result<(u64, u64), E
         Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok((at, size)),
         data => data?.min(size),
     };
-    let end = if data < size { rustix::fs::seek(source, SeekFrom::Hole(data))?.min(size) } else { size };
-    Ok((data, end))
+    if data == size {
+        return Ok((size, size));
+    }
+    let end = rustix::fs::seek(source, SeekFrom::Hole(data))?.min(size);
+    // It can only be the next one, unless the file system is out of its mind; then this ends all the same.
+    Ok((data, if end > data { end } else { size }))
 }

@@ -57,11 +57,7 @@ impl<'a> Draft<'a> {
         let error = |errno| FsError::new("copy directory", shown(name), errno);
         let make = |temporary: &CStr| rustix::fs::mkdirat(to, temporary, Mode::RWXU);
         let ((), temporary) = temporary_names().make(make).map_err(error)?;
-        let made = descend(to, &temporary, LIST).map_err(|errno| {
-            // Best effort: the error that is told is the one that came first.
-            let _ = rustix::fs::unlinkat(to, &temporary, AtFlags::REMOVEDIR);
-            error(errno)
-        })?;
+        let made = hold(to, &temporary, LIST, AtFlags::REMOVEDIR).map_err(error)?;
         let draft = Self::new(to, Some(temporary), made, &found).map_err(error)?;
         make_private(draft.made.as_fd(), Mode::RWXU).map_err(error)?;
         copy_tree(source, name, draft.made.as_fd())?;
@@ -72,7 +68,7 @@ impl<'a> Draft<'a> {
     fn of_special(from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'a>) -> Result<Self, FsError> {
         let error = |errno| FsError::new("copy", shown(name), errno);
         let (found, temporary) = temporary_names().make(|new| copy_special(from, name, to, new)).map_err(error)?;
-        let made = descend(to, &temporary, LOOK).map_err(error)?;
+        let made = hold(to, &temporary, LOOK, AtFlags::empty()).map_err(error)?;
         Self::new(to, Some(temporary), made, &found).map_err(error)
     }
 
@@ -137,6 +133,14 @@ impl Drop for Draft<'_> {
             let _ = clear(self.to, name, self.identity);
         }
     }
+}
+
+/// Opens what was just made; where that fails, it is removed again in the way it has to be.
+fn hold(to: BorrowedFd<'_>, temporary: &CStr, flags: OFlags, remove: AtFlags) -> Result<OwnedFd, Errno> {
+    descend(to, temporary, flags).inspect_err(|_| {
+        // Best effort: the error that is told is the one that came first.
+        let _ = rustix::fs::unlinkat(to, temporary, remove);
+    })
 }
 
 /// An empty file without a name where the file system has such, else with a temporary one.

@@ -1,9 +1,11 @@
 //! Exchanges across file systems: nothing is lost, and no temporary name remains but the one that is told.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, lchown};
 
-use scratch_fs::Replace;
+use rustix::io::Errno;
+use scratch_fs::{Replace, persist};
 
 use crate::contain::{contained, has_all_ids};
 use crate::fixture::{Fixture, held, make};
@@ -43,16 +45,11 @@ fn what_was_replaced_and_can_not_be_removed_is_told() {
     let [from, to] = [&fixture.from, &fixture.to].map(|path| fs::File::open(path).unwrap());
     let persisted = {
         let _assumed = scratch_sys::assume(54_321, 54_321, &[]).unwrap();
-        use std::os::fd::AsFd;
-        scratch_fs::persist(from.as_fd(), c"area", to.as_fd(), c"new", Replace::Exchange).unwrap()
+        persist(from.as_fd(), c"area", to.as_fd(), c"new", Replace::Exchange).unwrap()
     };
     let leftover = persisted.leftover.unwrap();
-    assert_eq!(leftover.errno, rustix::io::Errno::ACCESS, "{leftover}");
-    assert!(
-        leftover.path.ends_with("roots/file")
-            && leftover.path.starts_with(leftover.path.components().next().unwrap().as_os_str()),
-        "{leftover}"
-    );
+    assert_eq!(leftover.errno, Errno::ACCESS, "{leftover}");
+    assert!(leftover.path.ends_with("roots/file"), "{leftover}");
     assert_eq!(fs::read(fixture.to.join(&leftover.path)).unwrap(), b"root's");
     assert_eq!(fs::read(fixture.to.join("new")).unwrap(), b"content");
     assert_eq!(fs::read(fixture.from.join("area/roots/file")).unwrap(), b"root's");

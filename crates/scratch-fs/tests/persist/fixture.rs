@@ -129,6 +129,7 @@ pub(crate) fn make(kind: &str, path: &Path) {
         "full" => {
             fs::create_dir(path).unwrap();
             fs::write(path.join("inner"), "inner content").unwrap();
+            set_time(&path.join("inner"), 900_000_000);
             set_mode(path, 0o750);
         }
         "symlink" => symlink("/nowhere/at/all", path).unwrap(),

@@ -17,31 +17,30 @@ fn what_is_seen_under_the_new_name_is_whole() {
         return;
     }
     let fixture = Fixture::on_two();
-    let done = AtomicBool::new(false);
+    let area = fixture.from.join("area");
+    fs::create_dir(&area).unwrap();
+    for file in 0..300 {
+        fs::write(area.join(file.to_string()), vec![7; 10_000]).unwrap();
+    }
     let new = fixture.to.join("new");
+    let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let watcher = scope.spawn(|| {
-            let mut seen = 0;
+            let mut seen = Vec::new();
             // Once more after the end, so that something is seen for certain.
             loop {
                 let last = done.load(Ordering::SeqCst);
-                if let Ok(names) = fs::read_dir(&new) {
-                    assert_eq!(names.count(), 300);
-                    seen += 1;
-                }
+                seen.extend(fs::read_dir(&new).map(Iterator::count));
                 if last {
                     return seen;
                 }
             }
         });
-        let area = fixture.from.join("area");
-        fs::create_dir(&area).unwrap();
-        for file in 0..300 {
-            fs::write(area.join(file.to_string()), vec![7; 10_000]).unwrap();
-        }
-        fixture.persist("area", "new", Replace::Never).unwrap();
+        let persisted = fixture.persist("area", "new", Replace::Never);
         done.store(true, Ordering::SeqCst);
-        assert!(watcher.join().unwrap() > 0);
+        persisted.unwrap();
+        let seen = watcher.join().unwrap();
+        assert!(!seen.is_empty() && seen.iter().all(|count| *count == 300), "{seen:?}");
     });
 }
 
@@ -58,8 +57,7 @@ fn what_is_taken_away_meanwhile_makes_it_fail_or_was_copied() {
         fs::write(area.join(format!("sub/sub/{file}")), vec![7; 5_000]).unwrap();
     }
     symlink(fixture.canary(""), fixture.from.join("link")).unwrap();
-    let (mut copied, mut refused) = (0, 0);
-    thread::scope(|scope| {
+    let outcomes = thread::scope(|scope| {
         scope.spawn(|| {
             // A directory and a link to the canary change places all the time, as does a file in it.
             let swaps = [("link", "area/sub"), ("link", "area/sub/sub"), ("link", "area/sub/sub/7")];
@@ -72,19 +70,13 @@ fn what_is_taken_away_meanwhile_makes_it_fail_or_was_copied() {
                 }
             }
         });
-        for round in 0..200 {
-            let name = format!("new{round}");
-            match fixture.persist("area", &name, Replace::Never) {
-                Ok(_) => copied += 1,
-                Err(error) => {
-                    assert!(!fixture.to.join(&name).exists(), "{error}");
-                    refused += 1;
-                }
-            }
-        }
+        let persist = |round| fixture.persist("area", &format!("new{round}"), Replace::Never);
+        let outcomes: Vec<_> = (0..200).map(persist).collect();
         done.store(true, Ordering::SeqCst);
+        outcomes
     });
-    println!("{copied} copied, {refused} refused");
+    let copied = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    println!("{copied} of {} copied", outcomes.len());
     let held = held(&fixture.to);
     assert!(held.values().all(|(_, _, content)| content != b"alive"), "the canary was copied");
     assert_eq!(fs::read_dir(&fixture.to).unwrap().count(), copied);

@@ -2,6 +2,7 @@
 
 mod admin;
 mod areas;
+mod authority;
 mod calls;
 mod connection;
 mod health;

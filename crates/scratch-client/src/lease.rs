@@ -10,6 +10,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
 use scratch_proto::v1::holder_spec::Kind;
@@ -36,10 +38,12 @@ pub struct GrantOptions {
     pub lifetime_max: Option<Duration>,
     /// Let processes hold the lease that have `SCRATCHD_LEASE=<id>` in their environment when nothing else does any more.
     pub search_environment: bool,
+    /// Of two grants with the same nonce the second one gives the lease of the first, as long as that lives. Absent: drawn.
+    pub nonce: Option<[u8; 16]>,
 }
 
 /// What keeps a lease alive from the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
     /// This process.
     Process,
@@ -47,7 +51,34 @@ pub enum Holder {
     Connection,
     /// Time that [`Lease::keep_alive`] renews.
     Ttl(Duration),
+    /// Another process of this user.
+    Other(Pidfd),
 }
+
+/// A process that is held, so that its number can't become another's meanwhile.
+#[derive(Debug, Clone)]
+pub struct Pidfd(Arc<OwnedFd>);
+
+impl Pidfd {
+    /// Holds the process that has this number now.
+    ///
+    /// # Errors
+    /// Those of pidfd_open(2): ESRCH where there is none.
+    pub fn open(pid: u32) -> Result<Self, ClientError> {
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH);
+        let opened = number.and_then(|number| pidfd_open(number, PidfdFlags::empty()));
+        let opened = opened.map_err(|errno| ClientError::io("hold process", pid.to_string(), errno))?;
+        Ok(Self(Arc::new(opened)))
+    }
+}
+
+impl PartialEq for Pidfd {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Pidfd {}
 
 /// A lease of ours. Dropping the guard revokes the lease and everything under it, ignoring errors: the broker ends it in any
 /// case when its holders are gone. In a forked child dropping the guard does nothing.
@@ -72,19 +103,22 @@ pub(crate) struct Tenure {
 impl Lease {
     pub(crate) fn grant(client: &Client, options: &GrantOptions) -> Result<Self, ClientError> {
         // Sent again with the same nonce it is the same lease.
-        let mut nonce = vec![0; 16];
-        getrandom::fill(&mut nonce).map_err(|_| ClientError::Protocol("no random numbers from the kernel"))?;
+        let mut nonce = options.nonce.unwrap_or_default();
+        if options.nonce.is_none() {
+            getrandom::fill(&mut nonce).map_err(|_| ClientError::Protocol("no random numbers from the kernel"))?;
+        }
         let request = GrantRequest {
             pool: options.pool.clone(),
-            nonce,
-            holders: options.holders.iter().map(|holder| spec(*holder)).collect::<Result<_, _>>()?,
+            nonce: nonce.to_vec(),
+            holders: options.holders.iter().map(spec).collect::<Result<_, _>>()?,
             lifetime_max: options.lifetime_max.map(duration).transpose()?,
             labels: options.labels.clone().into_iter().collect(),
             parent: options.parent.clone().unwrap_or_default(),
             search_environment: options.search_environment,
             ..GrantRequest::default()
         };
-        let Reply::Grant(granted) = client.call(Op::Grant(request), &[])?.reply else {
+        let descriptors: Vec<_> = options.holders.iter().filter_map(descriptor).collect();
+        let Reply::Grant(granted) = client.call(Op::Grant(request), &descriptors)?.reply else {
             return Err(ClientError::Protocol("no answer to Grant"));
         };
         if options.holders.contains(&Holder::Connection) {
@@ -140,12 +174,7 @@ impl Lease {
     /// # Errors
     /// LEASE_UNKNOWN when it has ended.
     pub fn keep_alive(&self) -> Result<Duration, ClientError> {
-        let request = KeepAliveRequest { lease: self.tenure.id.clone() };
-        match self.client.call(Op::KeepAlive(request), &[])?.reply {
-            Reply::KeepAlive(renewed) => Duration::try_from(renewed.granted_ttl.unwrap_or_default())
-                .map_err(|_| ClientError::Protocol("a negative ttl")),
-            _ => Err(ClientError::Protocol("no answer to KeepAlive")),
-        }
+        self.client.keep_alive(&self.tenure.id)
     }
 
     /// Ends the lease now; returns when its directory is out of the name space.
@@ -178,11 +207,7 @@ impl Lease {
     }
 
     fn attach(&self, kind: Kind, descriptors: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
-        let request = AttachRequest { lease: self.tenure.id.clone(), holder: Some(HolderSpec { kind: Some(kind) }) };
-        match self.client.call(Op::Attach(request), descriptors)?.reply {
-            Reply::Attach(_) => Ok(()),
-            _ => Err(ClientError::Protocol("no answer to Attach")),
-        }
+        self.client.attach_kind(&self.tenure.id, kind, descriptors).map(drop)
     }
 
     fn end(&self) -> Result<(), ClientError> {
@@ -226,11 +251,57 @@ impl Tenure {
     }
 }
 
-fn spec(holder: Holder) -> Result<HolderSpec, ClientError> {
+/// By id: leases whose guard is elsewhere, or nowhere.
+impl Client {
+    /// Lets something more hold a lease; gives the holder's id.
+    ///
+    /// # Errors
+    /// LEASE_UNKNOWN where there is none; what the broker refuses as a holder.
+    pub fn attach(&self, lease: &str, holder: &Holder) -> Result<u32, ClientError> {
+        let HolderSpec { kind } = spec(holder)?;
+        let kind = kind.ok_or(ClientError::Protocol("a holder without kind"))?;
+        let id = self.attach_kind(lease, kind, descriptor(holder).as_slice())?;
+        if *holder == Holder::Connection {
+            self.hold(lease);
+        }
+        Ok(id)
+    }
+
+    /// As [`Lease::keep_alive`].
+    ///
+    /// # Errors
+    /// As there; NO_TTL for a lease that has no ttl holder.
+    pub fn keep_alive(&self, lease: &str) -> Result<Duration, ClientError> {
+        let request = KeepAliveRequest { lease: lease.to_owned() };
+        match self.call(Op::KeepAlive(request), &[])?.reply {
+            Reply::KeepAlive(renewed) => Duration::try_from(renewed.granted_ttl.unwrap_or_default())
+                .map_err(|_| ClientError::Protocol("a negative ttl")),
+            _ => Err(ClientError::Protocol("no answer to KeepAlive")),
+        }
+    }
+
+    fn attach_kind(&self, lease: &str, kind: Kind, descriptors: &[BorrowedFd<'_>]) -> Result<u32, ClientError> {
+        let request = AttachRequest { lease: lease.to_owned(), holder: Some(HolderSpec { kind: Some(kind) }) };
+        match self.call(Op::Attach(request), descriptors)?.reply {
+            Reply::Attach(attached) => Ok(attached.holder.map_or(0, |holder| holder.id)),
+            _ => Err(ClientError::Protocol("no answer to Attach")),
+        }
+    }
+}
+
+fn descriptor(holder: &Holder) -> Option<BorrowedFd<'_>> {
+    match holder {
+        Holder::Other(process) => Some(process.0.as_fd()),
+        Holder::Process | Holder::Connection | Holder::Ttl(_) => None,
+    }
+}
+
+fn spec(holder: &Holder) -> Result<HolderSpec, ClientError> {
     let kind = match holder {
         Holder::Process => Kind::Process(ProcessHolder { fd: false }),
         Holder::Connection => Kind::Connection(ConnectionHolder {}),
-        Holder::Ttl(ttl) => Kind::Ttl(TtlHolder { ttl: Some(duration(ttl)?) }),
+        Holder::Ttl(ttl) => Kind::Ttl(TtlHolder { ttl: Some(duration(*ttl)?) }),
+        Holder::Other(_) => Kind::Process(ProcessHolder { fd: true }),
     };
     Ok(HolderSpec { kind: Some(kind) })
 }

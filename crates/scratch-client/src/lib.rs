@@ -29,5 +29,5 @@ pub use area::{AreaOptions, CreateMode};
 pub use client::Client;
 pub use connect::ConnectOptions;
 pub use error::ClientError;
-pub use lease::{GrantOptions, Holder, Lease};
+pub use lease::{GrantOptions, Holder, Lease, Pidfd};
 pub use named::{Directory, NamedFile};

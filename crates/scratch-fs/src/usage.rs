@@ -29,18 +29,34 @@ pub struct Usage {
 /// looked at, or is gone by then, does not count.
 #[must_use]
 pub fn usage(directory: BorrowedFd<'_>) -> Usage {
+    usage_within(directory, usize::MAX).unwrap_or_default()
+}
+
+/// As [`usage`], and given up as soon as more than `names_max` names below the directory were looked at: then None. What it
+/// costs is bounded so, in time and memory.
+#[must_use]
+pub fn usage_within(directory: BorrowedFd<'_>, names_max: usize) -> Option<Usage> {
     // `.` has a position of its own, so that the caller's descriptor is left as it is.
     match descend(directory, c".", LIST) {
-        Ok(own) => Meter::default().run(own),
-        Err(_) => Usage::default(),
+        Ok(own) => Meter::new(names_max).run(own),
+        Err(_) => Some(Usage::default()),
     }
+}
+
+/// What one name is and the bytes of its blocks on disk, never following; of a directory without what is in it.
+///
+/// # Errors
+/// Of statx(2).
+pub fn allocated(directory: BorrowedFd<'_>, name: &CStr) -> Result<(FileType, u64), Errno> {
+    let found = look(directory, name)?;
+    Ok((FileType::from_raw_mode(found.stx_mode.into()), found.stx_blocks * 512))
 }
 
 /// Meters whatever `name` is; None when it is not there.
 pub(crate) fn usage_of(directory: BorrowedFd<'_>, name: &CStr) -> Option<Usage> {
-    let mut meter = Meter::default();
+    let mut meter = Meter::new(usize::MAX);
     match (descend(directory, name, LIST), look(directory, name)) {
-        (Ok(opened), _) => return Some(meter.run(opened)),
+        (Ok(opened), _) => return meter.run(opened),
         (Err(Errno::NOENT), _) => return None,
         (Err(_), Ok(found)) => meter.count(&found),
         // It is there, and that is all that can be said.
@@ -49,9 +65,10 @@ pub(crate) fn usage_of(directory: BorrowedFd<'_>, name: &CStr) -> Option<Usage> 
     Some(meter.usage)
 }
 
-#[derive(Default)]
 struct Meter {
     usage: Usage,
+    /// Names that may still be looked at.
+    names_left: usize,
     /// Of files with several names: device and inode.
     counted: HashSet<(u32, u32, u64)>,
     stack: Vec<Level>,
@@ -65,26 +82,31 @@ struct Level {
 }
 
 impl Meter {
-    fn run(mut self, root: OwnedFd) -> Usage {
+    fn new(names_max: usize) -> Self {
+        Self { usage: Usage::default(), names_left: names_max, counted: HashSet::new(), stack: Vec::new() }
+    }
+
+    /// None when the names were too many.
+    fn run(mut self, root: OwnedFd) -> Option<Usage> {
         let mut buffer = Box::new_uninit_slice(64 << 10);
-        self.enter(root, &mut buffer);
+        self.enter(root, &mut buffer)?;
         while let Some(level) = self.stack.last_mut() {
             match (level.pending.pop(), &level.directory) {
                 (Some(name), Some(directory)) => {
                     // Ignoring: a mount, or gone, or closed to us; it does not count.
                     if let Ok(opened) = descend(directory.as_fd(), &name, LIST) {
-                        self.enter(opened, &mut buffer);
+                        self.enter(opened, &mut buffer)?;
                     }
                 }
                 _ => self.leave(),
             }
         }
-        self.usage
+        Some(self.usage)
     }
 
     /// Counts a directory and its files, and keeps its sub-directories for later.
-    fn enter(&mut self, directory: OwnedFd, buffer: &mut [MaybeUninit<u8>]) {
-        let Ok(found) = look(directory.as_fd(), c"") else { return };
+    fn enter(&mut self, directory: OwnedFd, buffer: &mut [MaybeUninit<u8>]) -> Option<()> {
+        let Ok(found) = look(directory.as_fd(), c"") else { return Some(()) };
         self.count(&found);
         let mut pending = Vec::new();
         let mut listing = RawDir::new(&directory, buffer);
@@ -94,6 +116,7 @@ impl Meter {
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
+            self.names_left = self.names_left.checked_sub(1)?;
             if entry.file_type() == FileType::Directory {
                 pending.push(name.to_owned());
             } else if let Ok(found) = look(directory.as_fd(), name) {
@@ -108,6 +131,7 @@ impl Meter {
             self.stack[above].directory = None;
         }
         self.stack.push(Level { directory: Some(directory), identity: identity(&found), pending });
+        Some(())
     }
 
     /// Goes up one level, and opens it again if need be: by `..`, which counts only if it is the directory we came from.
@@ -143,4 +167,38 @@ fn look(directory: BorrowedFd<'_>, name: &CStr) -> Result<Statx, Errno> {
 
 fn identity(found: &Statx) -> (u32, u32, u64) {
     (found.stx_dev_major, found.stx_dev_minor, found.stx_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_tree_with_one_name_too_many_has_no_figure() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("a/b")).unwrap();
+        fs::write(root.path().join("a/b/file"), [1; 9000]).unwrap();
+        fs::write(root.path().join("file"), b"").unwrap();
+        let held = fs::File::open(root.path()).unwrap();
+        let all = usage(held.as_fd());
+        assert!(all.inodes == 5 && all.bytes >= 9000, "{all:?}");
+        assert_eq!(usage_within(held.as_fd(), 4), Some(all));
+        for names_max in 0..4 {
+            assert_eq!(usage_within(held.as_fd(), names_max), None);
+        }
+    }
+
+    #[test]
+    fn one_name_is_looked_at_and_not_followed() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("file"), [1; 9000]).unwrap();
+        std::os::unix::fs::symlink("file", root.path().join("link")).unwrap();
+        let held = fs::File::open(root.path()).unwrap();
+        let (kind, bytes) = allocated(held.as_fd(), c"file").unwrap();
+        assert!(kind == FileType::RegularFile && bytes >= 9000, "{bytes}");
+        let (kind, bytes) = allocated(held.as_fd(), c"link").unwrap();
+        assert!(kind == FileType::Symlink && bytes < 9000, "{bytes}");
+        assert_eq!(allocated(held.as_fd(), c"missing").unwrap_err(), Errno::NOENT);
+    }
 }

@@ -1,6 +1,7 @@
 //! The Rust SDK against a real broker, with areas made by this process and by the broker: what it makes, what its guards and
 //! its holders do, and what a broker's end does to it.
 
+mod aio;
 mod modes;
 mod process;
 
@@ -305,9 +306,9 @@ fn sockets() -> HashSet<OsString> {
 }
 
 /// Makes a connection, and gives a copy of it to a child, as fork(2) does.
-fn shared_with_child(broker: &Broker, create: CreateMode) -> (Client, Dialogue) {
+fn shared_with_child<C>(connect: impl FnOnce() -> C) -> (C, Dialogue) {
     let before = sockets();
-    let client = client(broker, create);
+    let client = connect();
     let after = sockets();
     let [number] = after.difference(&before).collect::<Vec<_>>()[..] else { panic!("a client has one connection") };
     let number = number.to_str().and_then(|number| number.parse().ok()).expect("a descriptor is a number");
@@ -320,7 +321,7 @@ fn shared_with_child(broker: &Broker, create: CreateMode) -> (Client, Dialogue) 
 #[test]
 fn a_child_with_the_connection_ends_nothing() {
     both_ways("sdk::a_child_with_the_connection_ends_nothing", |broker, create| {
-        let (client, child) = shared_with_child(broker, create);
+        let (client, child) = shared_with_child(|| client(broker, create));
         let leases = [held_by(&client, Holder::Connection), grant(&client)];
         let file = client.file(&AreaOptions::default()).expect("a file is made under the own lease");
         assert!(child.end().success());
@@ -336,7 +337,7 @@ fn a_child_with_the_connection_ends_nothing() {
 #[test]
 fn a_connection_lives_as_long_as_a_copy_of_it() {
     both_ways("sdk::a_connection_lives_as_long_as_a_copy_of_it", |broker, create| {
-        let (client, child) = shared_with_child(broker, create);
+        let (client, child) = shared_with_child(|| client(broker, create));
         let lease = held_by(&client, Holder::Connection);
         let path = path(&lease);
         let id = lease.into_id();

@@ -11,7 +11,7 @@ use scratch_proto::v1::channel_response::Result as Reply;
 
 use crate::connect::{self, Start};
 use crate::link::Link;
-use crate::owed::Owed;
+use crate::owed::{Owed, Undo};
 use crate::packet::Answer;
 use crate::reconnect::Making;
 use crate::tenure::Tenure;
@@ -61,17 +61,18 @@ impl<W: Wait> Broker<W> {
 
     /// One request and its answer; a refusal is an error.
     pub(crate) async fn call(&self, op: Op, descriptors: &[BorrowedFd<'_>]) -> Result<Answer, ClientError> {
-        self.call_resending(op, descriptors).await.0
+        self.call_resending(op, descriptors, Undo::of).await.0
     }
 
-    /// The same; tells also how it went.
+    /// The same; tells also how it went. `undo` says what becomes of what it makes if its caller gives up.
     pub(crate) async fn call_resending(
         &self,
         op: Op,
         descriptors: &[BorrowedFd<'_>],
+        undo: fn(&Op) -> Option<Undo>,
     ) -> (Result<Answer, ClientError>, Course<W>) {
         let mut request = ChannelRequest { op: Some(op), ..ChannelRequest::default() };
-        let (result, first) = self.call_once(&mut request, descriptors).await;
+        let (result, first) = self.call_once(&mut request, descriptors, undo).await;
         if !result.as_ref().is_err_and(ClientError::is_disconnect) {
             return (result, first);
         }
@@ -79,7 +80,7 @@ impl<W: Wait> Broker<W> {
         if first.is_sent {
             mark_sent_before(&mut request);
         }
-        let (result, second) = self.call_once(&mut request, descriptors).await;
+        let (result, second) = self.call_once(&mut request, descriptors, undo).await;
         (result, Course { resent: first.is_sent, ..second })
     }
 
@@ -126,12 +127,13 @@ impl<W: Wait> Broker<W> {
         &self,
         request: &mut ChannelRequest,
         descriptors: &[BorrowedFd<'_>],
+        undo: fn(&Op) -> Option<Undo>,
     ) -> (Result<Answer, ClientError>, Course<W>) {
         let link = match self.link().await {
             Ok(link) => link,
             Err(error) => return (Err(error), Course { link: None, is_sent: false, resent: false }),
         };
-        let (result, is_sent) = match link.send(request, descriptors).await {
+        let (result, is_sent) = match link.send(request, descriptors, undo).await {
             Ok(waiting) => (waiting.answer().await, true),
             Err(error) => (Err(error), false),
         };

@@ -14,7 +14,7 @@ use scratch_proto::v1::{AttachRequest, DetachRequest, GrantRequest, HolderSpec, 
 use crate::ClientError;
 use crate::broker::Broker;
 use crate::holder::{Holder, duration};
-use crate::owed::revoke;
+use crate::owed::{Undo, revoke};
 use crate::reconnect::attach_connection;
 use crate::site::Site;
 use crate::tenure::Tenure;
@@ -58,7 +58,9 @@ impl<W: Wait> Broker<W> {
 
     pub(crate) async fn grant(self: &Arc<Self>, options: &GrantOptions) -> Result<Held<W>, ClientError> {
         let descriptors: Vec<_> = options.holders.iter().filter_map(Holder::descriptor).collect();
-        let (result, course) = self.call_resending(Op::Grant(options.request()?), &descriptors).await;
+        // A nonce of the caller's may be that of a lease which is in use: giving up leaves it alone.
+        let undo = if options.nonce.is_some() { Undo::nothing } else { Undo::of };
+        let (result, course) = self.call_resending(Op::Grant(options.request()?), &descriptors, undo).await;
         let Reply::Grant(granted) = result?.reply else {
             return Err(ClientError::Protocol("no answer to Grant"));
         };
@@ -71,7 +73,7 @@ impl<W: Wait> Broker<W> {
     }
 
     pub(crate) async fn revoke(&self, lease: &str) -> Result<(), ClientError> {
-        let (result, course) = self.call_resending(revoke(lease), &[]).await;
+        let (result, course) = self.call_resending(revoke(lease), &[], Undo::of).await;
         match result.map(|answer| answer.reply) {
             Ok(Reply::Revoke(_)) => Ok(()),
             Ok(_) => Err(ClientError::Protocol("no answer to Revoke")),
@@ -83,7 +85,7 @@ impl<W: Wait> Broker<W> {
 
     pub(crate) async fn attach(&self, lease: &str, holder: &Holder) -> Result<u32, ClientError> {
         let descriptors: Vec<_> = holder.descriptor().into_iter().collect();
-        let (result, course) = self.call_resending(attach(lease, holder.spec()?), &descriptors).await;
+        let (result, course) = self.call_resending(attach(lease, holder.spec()?), &descriptors, Undo::of).await;
         let id = holder_id(result?.reply)?;
         if *holder == Holder::Connection && self.hold(lease, &course) {
             return holder_id(self.call(attach_connection(lease), &[]).await?.reply);
@@ -102,8 +104,8 @@ impl<W: Wait> Broker<W> {
     }
 
     pub(crate) async fn detach(&self, lease: &str, holder: u32) -> Result<(), ClientError> {
-        let (result, course) =
-            self.call_resending(Op::Detach(DetachRequest { lease: lease.to_owned(), holder }), &[]).await;
+        let op = Op::Detach(DetachRequest { lease: lease.to_owned(), holder });
+        let (result, course) = self.call_resending(op, &[], Undo::of).await;
         match result.map(|answer| answer.reply) {
             Ok(Reply::Detach(_)) => Ok(()),
             Ok(_) => Err(ClientError::Protocol("no answer to Detach")),
@@ -128,16 +130,16 @@ impl<W: Wait> Broker<W> {
 
     /// The lease that areas get whose maker names none: granted at first use, held by this process, and left to end with it.
     pub(crate) async fn own_lease(self: &Arc<Self>) -> Result<Arc<Tenure>, ClientError> {
-        let own = || self.state().own.clone();
-        if let Some(own) = own() {
-            return Ok(own);
+        if let Some(own) = &self.state().own {
+            return Ok(Arc::clone(own));
         }
         let granted = self.grant(&GrantOptions::default()).await?;
-        match own() {
-            // Another was faster.
-            Some(own) => Ok(own),
-            None => Ok(Arc::clone(self.state().own.insert(granted.into_tenure()))),
+        let own = Arc::clone(self.state().own.get_or_insert_with(|| Arc::clone(&granted.tenure)));
+        // Where another was faster the guard ends this one.
+        if Arc::ptr_eq(&own, &granted.tenure) {
+            granted.into_tenure();
         }
+        Ok(own)
     }
 }
 

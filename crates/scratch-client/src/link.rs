@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use scratch_proto::descriptors;
 use scratch_proto::v1::ChannelRequest;
+use scratch_proto::v1::channel_request::Op;
 use scratch_sys::{Received, receive_packet, send_packet};
 
 use crate::ClientError;
@@ -33,6 +34,7 @@ pub(crate) struct Link<W: Wait> {
 pub(crate) struct Waiting<'a, W: Wait> {
     link: &'a Link<W>,
     request: &'a ChannelRequest,
+    undo: fn(&Op) -> Option<Undo>,
     is_sent: bool,
 }
 
@@ -50,17 +52,19 @@ impl<W: Wait> Link<W> {
         Ok(Self { socket, directory, table: Mutex::new(Table::new()), owed })
     }
 
-    /// Sends a request, whole or not at all: after an error it has not arrived.
+    /// Sends a request, whole or not at all: after an error it has not arrived. `undo` says what becomes of what it makes if its
+    /// caller gives up.
     pub(crate) async fn send<'a>(
         &'a self,
         request: &'a mut ChannelRequest,
         descriptors: &[BorrowedFd<'_>],
+        undo: fn(&Op) -> Option<Undo>,
     ) -> Result<Waiting<'a, W>, ClientError> {
         debug_assert_eq!(descriptors::of_request(request), descriptors.len());
         self.settle();
         request.id = self.table().begin()?;
         let packet = pack(request);
-        let mut waiting = Waiting { link: self, request, is_sent: false };
+        let mut waiting = Waiting { link: self, request, undo, is_sent: false };
         let packet = packet.ok_or_else(|| self.error("send a request over 64 KiB to the broker in", Errno::MSGSIZE))?;
         if let Err(errno) = W::send(&self.socket, &packet, descriptors).await {
             // What was answered before the end is taken in, and then the end, which tells what has to be said again.
@@ -159,7 +163,7 @@ impl<W: Wait> Reading<'_, W> {
 
 impl<W: Wait> Drop for Waiting<'_, W> {
     fn drop(&mut self) {
-        let undo = || if self.is_sent { Undo::of(self.request.op.as_ref()) } else { None };
+        let undo = || self.request.op.as_ref().filter(|_| self.is_sent).and_then(self.undo);
         let owed = self.link.table().leave(self.request.id, undo);
         if !owed.is_empty() {
             self.link.owed.add(owed);

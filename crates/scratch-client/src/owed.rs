@@ -47,14 +47,19 @@ impl Owed {
 
 impl Undo {
     /// Nothing for requests that leave nothing behind, or nothing that is not gone when its descriptor is closed.
-    pub(crate) fn of(op: Option<&Op>) -> Option<Self> {
+    pub(crate) fn of(op: &Op) -> Option<Self> {
         match op {
-            Some(Op::Create(create)) if matches!(create.kind(), Kind::File | Kind::Directory) => {
+            Op::Create(create) if matches!(create.kind(), Kind::File | Kind::Directory) => {
                 Some(Self::Areas { lease: create.lease.clone() })
             }
-            Some(Op::Grant(_)) => Some(Self::Lease),
+            Op::Grant(_) => Some(Self::Lease),
             _ => None,
         }
+    }
+
+    /// For requests whose making is to stay.
+    pub(crate) fn nothing(_: &Op) -> Option<Self> {
+        None
     }
 
     /// What is to be said now that the answer is there.

@@ -12,6 +12,7 @@ use scratch_proto::v1::{AttachRequest, ChannelRequest, ConnectionHolder, HolderS
 use crate::ClientError;
 use crate::broker::{Broker, State};
 use crate::link::Link;
+use crate::owed::Undo;
 use crate::wait::Wait;
 
 /// Who makes the connection, and who waits for it.
@@ -78,7 +79,7 @@ impl<W: Wait> Maker<'_, W> {
         for lease in &held {
             let mut request = ChannelRequest { op: Some(attach_connection(lease)), ..ChannelRequest::default() };
             // A lease that has ended meanwhile says so when it is used.
-            link.send(&mut request, &[]).await?.answer().await?;
+            link.send(&mut request, &[], Undo::nothing).await?.answer().await?;
         }
         let mut state = self.broker.state();
         state.peer = peer;

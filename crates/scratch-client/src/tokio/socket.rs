@@ -101,8 +101,8 @@ impl Future for Connecting {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let joined = ready!(Pin::new(&mut self.0).poll(context));
-        // Its runtime was shut down before it began.
-        let lost = |_| Err(ClientError::Protocol("no thread to connect on"));
+        // Its runtime was shut down before it began; the next call begins anew.
+        let lost = |_| Err(ClientError::io("connect to", "the broker", Errno::CANCELED));
         Poll::Ready(joined.unwrap_or_else(lost))
     }
 }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::{FsError, Naming};
 
-const NEW_FILE: OFlags =
+pub(crate) const NEW_FILE: OFlags =
     OFlags::RDWR.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Whether this process has cleared its umask; then no mode needs to be looked at again.

@@ -1,4 +1,4 @@
-//! Acts on the file system: names, create, open, remove, usage, tenant credentials, pool layout, records.
+//! Acts on the file system: names, create, open, list, persist, remove, usage, tenant credentials, pool layout, records.
 //! Every step is relative to a held descriptor and never follows a symbolic link. No sockets, no tokio, no logging.
 
 mod beneath;
@@ -9,10 +9,12 @@ mod descend;
 mod discover;
 mod error;
 mod files;
+mod ladder;
 mod lift;
 mod list;
 mod marker;
 mod name;
+mod persist;
 mod pool;
 mod queue;
 mod record;
@@ -33,6 +35,7 @@ pub use discover::{first_usable_directory, temporary_directory_candidates};
 pub use error::FsError;
 pub use list::{Entry, list};
 pub use name::{NAME_BYTES_MAX, NameError, NamePattern, Naming, check_name};
+pub use persist::{Persisted, Replace, persist};
 pub use pool::{Boot, FoundRecord, Owner, Pool};
 pub use record::{Record, RecordHolder, RecordHolderKind, RecordProcess, Torn};
 pub use remove::{Leftover, Removal, Rights, remove};

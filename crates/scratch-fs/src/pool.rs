@@ -240,6 +240,16 @@ impl Pool {
         Ok((found.st_dev, found.st_ino))
     }
 
+    /// Writes something that is gone at once: whether a lease could be made.
+    ///
+    /// # Errors
+    /// Of openat(2) and write(2); ENOSPC and EROFS among them.
+    pub fn check_writable(&self) -> Result<(), FsError> {
+        let file = crate::create_anonymous(self.new.as_fd(), 0o600)?;
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, &[0; 4096]));
+        written.map(drop).map_err(FsError::on("write to", &self.path.join(".scratch/new")))
+    }
+
     /// Moves what a crash left in new/ into trash, as the broker's own.
     ///
     /// # Errors

@@ -75,7 +75,8 @@ pub(crate) fn clear_flags(held: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-fn chmod_held(held: BorrowedFd<'_>, mode: Mode) -> Result<(), Errno> {
+/// Sets the mode of what an O_PATH descriptor holds; EOPNOTSUPP for a symbolic link.
+pub(crate) fn chmod_held(held: BorrowedFd<'_>, mode: Mode) -> Result<(), Errno> {
     match scratch_sys::fchmodat2(held, mode) {
         // Before Linux 6.6, or under a seccomp filter: the one road through a name, but of our own descriptor.
         Err(Errno::NOSYS | Errno::PERM) => rustix::fs::chmod(format!("/proc/self/fd/{}", held.as_raw_fd()), mode),

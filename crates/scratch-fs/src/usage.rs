@@ -6,13 +6,11 @@ use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, RawDir, Statx, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, FileType, RawDir, Statx, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use crate::descend::{LIST, descend};
-
-/// Directories held at once; those above are opened again on the way back.
-const HELD_MAX: usize = 32;
+use crate::ladder::{Identity, Ladder};
 
 const WANTED: StatxFlags = StatxFlags::TYPE.union(StatxFlags::NLINK).union(StatxFlags::INO).union(StatxFlags::BLOCKS);
 
@@ -70,35 +68,29 @@ struct Meter {
     /// Names that may still be looked at.
     names_left: usize,
     /// Of files with several names: device and inode.
-    counted: HashSet<(u32, u32, u64)>,
-    stack: Vec<Level>,
-}
-
-struct Level {
-    /// None while too many below it are open.
-    directory: Option<OwnedFd>,
-    identity: (u32, u32, u64),
-    pending: Vec<CString>,
+    counted: HashSet<Identity>,
+    /// With the sub-directories that are still to be entered.
+    ladder: Ladder<Vec<CString>>,
 }
 
 impl Meter {
     fn new(names_max: usize) -> Self {
-        Self { usage: Usage::default(), names_left: names_max, counted: HashSet::new(), stack: Vec::new() }
+        Self { usage: Usage::default(), names_left: names_max, counted: HashSet::new(), ladder: Ladder::new() }
     }
 
     /// None when the names were too many.
     fn run(mut self, root: OwnedFd) -> Option<Usage> {
         let mut buffer = Box::new_uninit_slice(64 << 10);
         self.enter(root, &mut buffer)?;
-        while let Some(level) = self.stack.last_mut() {
-            match (level.pending.pop(), &level.directory) {
-                (Some(name), Some(directory)) => {
+        while let Some((directory, pending)) = self.ladder.lowest() {
+            match (pending.pop(), directory) {
+                (Some(name), Ok(directory)) => {
                     // Ignoring: a mount, or gone, or closed to us; it does not count.
-                    if let Ok(opened) = descend(directory.as_fd(), &name, LIST) {
+                    if let Ok(opened) = descend(directory, &name, LIST) {
                         self.enter(opened, &mut buffer)?;
                     }
                 }
-                _ => self.leave(),
+                _ => drop(self.ladder.pop()),
             }
         }
         Some(self.usage)
@@ -127,22 +119,8 @@ impl Meter {
                 }
             }
         }
-        if let Some(above) = self.stack.len().checked_sub(HELD_MAX) {
-            self.stack[above].directory = None;
-        }
-        self.stack.push(Level { directory: Some(directory), identity: identity(&found), pending });
+        self.ladder.push(directory, identity(&found), pending);
         Some(())
-    }
-
-    /// Goes up one level, and opens it again if need be: by `..`, which counts only if it is the directory we came from.
-    fn leave(&mut self) {
-        let left = self.stack.pop();
-        let (Some(below), Some(level)) = (left.and_then(|level| level.directory), self.stack.last_mut()) else {
-            return;
-        };
-        if level.directory.is_none() {
-            level.directory = reopen_above(below.as_fd(), level.identity).ok();
-        }
     }
 
     fn count(&mut self, found: &Statx) {
@@ -154,19 +132,13 @@ impl Meter {
     }
 }
 
-fn reopen_above(below: BorrowedFd<'_>, identity_above: (u32, u32, u64)) -> Result<OwnedFd, Errno> {
-    let above = rustix::fs::openat(below, c"..", LIST, Mode::empty())?;
-    let found = look(above.as_fd(), c"")?;
-    if identity(&found) == identity_above { Ok(above) } else { Err(Errno::STALE) }
-}
-
 fn look(directory: BorrowedFd<'_>, name: &CStr) -> Result<Statx, Errno> {
     let at = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     rustix::fs::statx(directory, name, at, WANTED)
 }
 
-fn identity(found: &Statx) -> (u32, u32, u64) {
-    (found.stx_dev_major, found.stx_dev_minor, found.stx_ino)
+fn identity(found: &Statx) -> Identity {
+    (rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino)
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ impl Table {
             return Ok(holder);
         }
         self.limits.check_holder(new)?;
-        let place = lost_connection(lease, new);
+        let place = empty_place(lease, new);
         if place.is_none() && (lease.holders.len() >= limit || lease.holder_next == HolderId::MAX) {
             return Err(Refusal::LimitHolders { limit });
         }
@@ -94,12 +94,12 @@ impl Table {
     }
 }
 
-/// Where the lost connection is whose place a connection takes.
-fn lost_connection(lease: &Lease, new: NewHolder) -> Option<usize> {
+/// Where a connection is missing whose place a connection takes.
+fn empty_place(lease: &Lease, new: NewHolder) -> Option<usize> {
     if !matches!(new, NewHolder::Connection(_)) {
         return None;
     }
-    lease.holders.iter().position(|old| matches!(old.kind, HolderKind::LostConnection { .. }))
+    lease.holders.iter().position(|old| old.kind.waits_for_connection())
 }
 
 #[cfg(test)]

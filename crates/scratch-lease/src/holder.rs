@@ -32,6 +32,11 @@ pub enum HolderKind {
         /// End of the grace.
         until: BootTime,
     },
+    /// A connection that is still to come, until then.
+    AwaitedConnection {
+        /// When it is too late.
+        until: BootTime,
+    },
     /// Lives until the process has ended.
     Process(ProcessId),
     /// Lives until the deadline, which each renewal moves.
@@ -50,7 +55,7 @@ impl HolderKind {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Connection(_) | Self::LostConnection { .. } => "connection",
+            Self::Connection(_) | Self::LostConnection { .. } | Self::AwaitedConnection { .. } => "connection",
             Self::Process(_) => "process",
             Self::Ttl { .. } => "ttl",
             Self::Descriptor => "descriptor",
@@ -61,10 +66,16 @@ impl HolderKind {
     #[must_use]
     pub fn deadline(self) -> Option<BootTime> {
         match self {
-            Self::LostConnection { until } => Some(until),
+            Self::LostConnection { until } | Self::AwaitedConnection { until } => Some(until),
             Self::Ttl { deadline, .. } => Some(deadline),
             Self::Connection(_) | Self::Process(_) | Self::Descriptor => None,
         }
+    }
+
+    /// Whether a connection can take its place.
+    #[must_use]
+    pub fn waits_for_connection(self) -> bool {
+        matches!(self, Self::LostConnection { .. } | Self::AwaitedConnection { .. })
     }
 }
 
@@ -87,6 +98,11 @@ pub enum NewHolder {
         /// End of the grace.
         until: BootTime,
     },
+    /// See [`HolderKind::AwaitedConnection`].
+    AwaitedConnection {
+        /// When it is too late.
+        until: BootTime,
+    },
     /// See [`HolderKind::Process`].
     Process(ProcessId),
     /// See [`HolderKind::Ttl`].
@@ -100,6 +116,7 @@ impl NewHolder {
         match self {
             Self::Connection(connection) => HolderKind::Connection(connection),
             Self::LostConnection { until } => HolderKind::LostConnection { until },
+            Self::AwaitedConnection { until } => HolderKind::AwaitedConnection { until },
             Self::Process(process) => HolderKind::Process(process),
             Self::Ttl(granted) => HolderKind::Ttl { granted, deadline: now + granted },
             Self::Descriptor => HolderKind::Descriptor,

@@ -198,6 +198,12 @@ impl Lease {
         self.areas.iter().map(|(key, kind)| (key, *kind))
     }
 
+    /// What this area is, if it is in it.
+    #[must_use]
+    pub fn area_kind(&self, key: &AreaKey) -> Option<AreaKind> {
+        self.areas.get(key).copied()
+    }
+
     /// The largest TTL of its ttl holders.
     #[must_use]
     pub fn granted_ttl(&self) -> Option<Duration> {

@@ -18,6 +18,7 @@ mod renew;
 mod table;
 mod tenant;
 mod time;
+mod update;
 
 pub use area::{AreaKey, AreaKind, ReservedAreas};
 pub use due::Due;

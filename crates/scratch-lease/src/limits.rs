@@ -1,5 +1,6 @@
 //! The limits, and the checks that need nothing but them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::{Grant, NewHolder, Refusal};
@@ -50,10 +51,15 @@ impl Limits {
             return Err(Refusal::LimitHolders { limit: self.holders_per_lease });
         }
         grant.holders.iter().try_for_each(|holder| self.check_holder(*holder))?;
-        if grant.labels.len() > self.labels_per_lease {
+        self.check_labels(&grant.labels)
+    }
+
+    /// Refuses too many labels, and those that are too long.
+    pub(crate) fn check_labels(&self, labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
+        if labels.len() > self.labels_per_lease {
             return Err(Refusal::LimitLabels { limit: self.labels_per_lease });
         }
-        if grant.labels.iter().any(|(key, value)| key.len() + value.len() > self.label_bytes) {
+        if labels.iter().any(|(key, value)| key.len() + value.len() > self.label_bytes) {
             return Err(Refusal::LabelTooLong { limit: self.label_bytes });
         }
         Ok(())

@@ -71,6 +71,9 @@ impl Pair {
         match hold {
             Hold::Connection(number) => NewHolder::Connection(ConnectionId(number)),
             Hold::Lost(seconds) => NewHolder::LostConnection { until: self.naive.now + Duration::from_secs(seconds) },
+            Hold::Awaited(seconds) => {
+                NewHolder::AwaitedConnection { until: self.naive.now + Duration::from_secs(seconds) }
+            }
             Hold::Process(pid) => NewHolder::Process(ProcessId { pid, start_time: 1, pidfd_inode: 0 }),
             Hold::Ttl(seconds) => NewHolder::Ttl(Duration::from_secs(seconds)),
             Hold::Descriptor => NewHolder::Descriptor,

@@ -9,11 +9,15 @@ use std::time::SystemTime;
 
 use scratch_fs::{FsError, Pool};
 use scratch_lease::{BootTime, ConnectionId, Due, HolderKind, LeaseId, Reason, Table};
+use tokio::sync::{Notify, watch};
 
 use crate::channel::Channels;
 use crate::clock;
 use crate::config::Config;
 use crate::debt::{Debt, Subject};
+use crate::drain::Drain;
+use crate::ended::Ended;
+use crate::grpc::Streams;
 use crate::load::Loads;
 use crate::peer::Identity;
 use crate::process::HeldProcess;
@@ -21,6 +25,7 @@ use crate::reaper::{Reaper, WhenFreed};
 use crate::search::Searches;
 use crate::settings::{InForce, Settings};
 use crate::side::Side;
+use crate::tickets::Tickets;
 use crate::watch::Watch;
 
 /// One broker and its pool.
@@ -46,8 +51,24 @@ pub(crate) struct Broker {
     awaited_until: AtomicU64,
     /// Grows with whatever shows that the broker is in use.
     activity: AtomicU64,
+    /// Rings with it.
+    pub(crate) changed: Notify,
     pub(crate) searches: Searches,
+    pub(crate) tickets: Tickets,
+    /// KeepAlive streams over gRPC.
+    pub(crate) streams: Streams,
+    /// Where tasks run, once there is something to be served.
+    pub(crate) tokio: OnceLock<tokio::runtime::Handle>,
+    pub(crate) drain: Drain,
+    /// Leases that went lately, and why.
+    pub(crate) ended: Ended,
+    /// True once the broker is on its way out: whoever is cut off then has lost nothing.
+    pub(crate) stopping: watch::Sender<bool>,
+    next_connection: AtomicU64,
 }
+
+/// Connections' numbers start here; those below are something else to a channel thread.
+pub(crate) const FIRST_CONNECTION: u64 = 2;
 
 /// What the table's lock guards.
 #[derive(Debug)]
@@ -55,7 +76,7 @@ pub(crate) struct State {
     pub(crate) table: Table,
     /// With whose rights a lease's work is done; in its record too, since the reaper has no peer to ask.
     pub(crate) identities: HashMap<LeaseId, Arc<Identity>>,
-    /// Connections of the handle channel that are open: a holder of another one would never end.
+    /// Connections and KeepAlive streams that are open: a holder of another one would never end.
     pub(crate) open: HashSet<ConnectionId>,
 }
 
@@ -93,7 +114,15 @@ impl Broker {
             expired_until: AtomicU64::new(clock::now().0),
             awaited_until: AtomicU64::new(0),
             activity: AtomicU64::new(0),
+            changed: Notify::new(),
             searches: Searches::default(),
+            tickets: Tickets::default(),
+            streams: Streams::default(),
+            tokio: OnceLock::new(),
+            drain: Drain::default(),
+            ended: Ended::default(),
+            stopping: watch::channel(false).0,
+            next_connection: AtomicU64::new(FIRST_CONNECTION),
         })
     }
 
@@ -104,7 +133,30 @@ impl Broker {
 
     /// Notes that the broker is in use.
     pub(crate) fn activity(&self) -> u64 {
+        self.changed.notify_waiters();
         self.activity.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A number for a connection, unique in this process.
+    pub(crate) fn new_connection(&self) -> ConnectionId {
+        ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A connection has closed: it holds nothing any more. While the broker itself ends, that is not its client's doing.
+    pub(crate) fn connection_closed(&self, connection: ConnectionId) {
+        if *self.stopping.borrow() {
+            return;
+        }
+        let is_due = {
+            let mut state = self.lock();
+            state.open.remove(&connection);
+            state.table.connection_closed(connection);
+            state.table.next_deadline().is_some_and(|time| time <= clock::now())
+        };
+        if is_due {
+            self.watch.wake();
+        }
+        self.activity();
     }
 
     /// Whether nothing needs this broker: no lease, connection, trash or retryable debt.
@@ -147,6 +199,9 @@ impl Broker {
     /// Ends a lease that the table has decided to end. What can't be moved out of sight becomes debt.
     pub(crate) fn end(&self, id: LeaseId, reason: Reason, when_freed: Option<WhenFreed>) {
         tracing::info!(lease = %id, reason = reason.code(), "lease ends: {reason}");
+        if let Some(lease) = self.lock().table.lease(id) {
+            self.ended.note(lease, reason);
+        }
         match self.end_on_disk(id, None) {
             Ok(()) => {
                 if let Some(when_freed) = when_freed {
@@ -197,6 +252,7 @@ impl Broker {
             };
             self.side.close(self.watch.forget((id, holder.id), process).into_iter().collect());
         }
+        self.drop_tickets(self.tickets.of_lease(id));
         self.activity();
     }
 

@@ -1,4 +1,4 @@
-//! One client of the handle channel, as far as requests are concerned: who it is, and what it has used before.
+//! One client, as far as requests are concerned: who it is, on which road it comes, and what it has used before.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -13,12 +13,22 @@ use crate::load::{Outgoing, Seat};
 use crate::peer::Peer;
 use crate::process::HeldProcess;
 
+/// The road that requests come on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Road {
+    /// The handle channel, which carries descriptors.
+    Channel,
+    /// gRPC, which does not.
+    Grpc,
+}
+
 /// State of one connection that requests read and change.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) outgoing: Arc<Outgoing>,
     pub(crate) peer: Peer,
     pub(crate) id: ConnectionId,
+    pub(crate) road: Road,
     /// The connection's own lease, once it has one.
     pub(crate) own_lease: Option<LeaseId>,
     /// That lease's grant, until a reply has told of it.
@@ -32,9 +42,9 @@ pub(crate) struct Client {
 
 impl Client {
     /// A client that has asked for nothing yet.
-    pub(crate) fn new(socket: OwnedFd, peer: Peer, id: ConnectionId, seat: Seat) -> Self {
+    pub(crate) fn new(socket: OwnedFd, peer: Peer, (id, road): (ConnectionId, Road), seat: Seat) -> Self {
         let outgoing = seat.outgoing(socket);
-        Self { outgoing, peer, id, own_lease: None, untold: None, directory: None, cpu: None, _seat: seat }
+        Self { outgoing, peer, id, road, own_lease: None, untold: None, directory: None, cpu: None, _seat: seat }
     }
 
     /// The peer's process, held.

@@ -96,8 +96,10 @@ pub struct LimitsConfig {
     pub ttl_max: Duration,
     /// Connections to the handle channel.
     pub connections: usize,
-    /// Descriptors that were sent on all its connections and not yet received.
+    /// Descriptors that were sent on all its connections and not yet received, or wait behind a ticket.
     pub unread_descriptors: usize,
+    /// gRPC calls and streams under way, on all its connections.
+    pub calls: usize,
     /// Bytes of replies on one connection that were sent and not yet received.
     #[serde(deserialize_with = "size")]
     pub unread_bytes: u64,
@@ -116,6 +118,7 @@ impl Default for LimitsConfig {
             ttl_max: lease.ttl_max,
             connections: 4096,
             unread_descriptors: 4096,
+            calls: 4096,
             unread_bytes: 256 * 1024,
         }
     }

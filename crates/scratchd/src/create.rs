@@ -13,16 +13,19 @@ use scratch_lease::{AreaKey, AreaKind, LeaseId, ReservedAreas};
 use scratch_proto::{BATCH_MAX, PACKET_BYTES_MAX, v1};
 
 use crate::broker::Broker;
-use crate::client::Client;
+use crate::client::{Client, Road};
 use crate::holders::Asking;
 use crate::peer::Identity;
 use crate::reason::{AtIndex, RequestError};
+use crate::tickets::Ticket;
 use crate::translate::lease_id;
 
 /// Bytes that a Created takes beside its name: tags, lengths, `fd`.
 const CREATED_BYTES: usize = 8;
 /// Room for the rest of the reply: id, envelope, and a first lease with its path.
 const REPLY_BYTES: usize = 6 * 1024;
+
+const FOREIGN: &str = "a directory that the client passes";
 
 /// A request that was checked: nothing in it can be refused by us any more, only by the kernel.
 struct Plan<'a> {
@@ -92,7 +95,7 @@ impl Broker {
     ) -> Result<Creation, AtIndex> {
         let first = |error| AtIndex { index: 0, error };
         let exact = exact_name(request).map_err(first)?;
-        let plan = plan(request, exact.as_deref()).map_err(first)?;
+        let plan = plan(client.road, request, exact.as_deref()).map_err(first)?;
         let handles = if plan.want_handle { plan.count } else { 0 };
         self.check_unread(client, handles).map_err(first)?;
         let lease = self.lease_for(client, &request.lease).map_err(first)?;
@@ -121,6 +124,31 @@ impl Broker {
             creation.response.lease = client.untold.take();
         }
         Ok(creation)
+    }
+
+    /// As [`Broker::create`] where the reply can't carry descriptors: they wait behind a ticket.
+    ///
+    /// # Errors
+    /// As there; NEEDS_CHANNEL and LIMIT_TICKETS before anything is made.
+    pub(crate) fn create_for_ticket(
+        self: &Arc<Self>,
+        client: &mut Client,
+        request: &v1::CreateRequest,
+    ) -> Result<v1::CreateResponse, AtIndex> {
+        let first = |error| AtIndex { index: 0, error };
+        let unnamed = matches!(request.kind(), v1::Kind::Anonymous | v1::Kind::Memory);
+        if !unnamed && !request.want_handle {
+            return Ok(self.create(client, request)?.response);
+        }
+        let place = self.tickets.place(client.peer.caller.tenant.0).map_err(first)?;
+        let Creation { mut response, handles, lease, .. } = self.create(client, request)?;
+        let counted = client.outgoing.keep(handles.len());
+        let areas = response.areas.clone();
+        for area in &mut response.areas {
+            area.fd = false;
+        }
+        response.ticket = place.open(Ticket { lease, areas, handles, unnamed, _counted: counted });
+        Ok(response)
     }
 
     fn check_unread(&self, client: &Client, handles: usize) -> Result<(), RequestError> {
@@ -283,7 +311,7 @@ fn exact_name(request: &v1::CreateRequest) -> Result<Option<CString>, RequestErr
     if request.name.is_empty() { Ok(None) } else { Ok(Some(check_name(&request.name)?)) }
 }
 
-fn plan<'a>(request: &'a v1::CreateRequest, exact: Option<&'a CStr>) -> Result<Plan<'a>, RequestError> {
+fn plan<'a>(road: Road, request: &'a v1::CreateRequest, exact: Option<&'a CStr>) -> Result<Plan<'a>, RequestError> {
     let kind = match request.kind() {
         v1::Kind::File => AreaKind::File,
         v1::Kind::Directory => AreaKind::Directory,
@@ -321,7 +349,7 @@ fn plan<'a>(request: &'a v1::CreateRequest, exact: Option<&'a CStr>) -> Result<P
         kind,
         naming,
         mode,
-        place: place(request)?,
+        place: place(road, request)?,
         want_handle: request.want_handle || !named,
         count: count as usize,
         resend: request.resend,
@@ -337,11 +365,12 @@ fn pattern(request: &v1::CreateRequest) -> Result<NamePattern<'_>, RequestError>
     Ok(NamePattern::new(prefix, &request.suffix, chars as usize)?)
 }
 
-fn place(request: &v1::CreateRequest) -> Result<Option<CString>, RequestError> {
+fn place(road: Road, request: &v1::CreateRequest) -> Result<Option<CString>, RequestError> {
     use v1::r#where::Kind;
     match request.r#where.as_ref().and_then(|place| place.kind.as_ref()) {
         None => Ok(None),
-        Some(Kind::Foreign(_)) => Err(RequestError::Unimplemented("a directory that the client passes")),
+        Some(Kind::Foreign(_)) if road == Road::Grpc => Err(RequestError::NeedsChannel(FOREIGN)),
+        Some(Kind::Foreign(_)) => Err(RequestError::Unimplemented(FOREIGN)),
         Some(Kind::Directory(path)) => {
             split_area_path(path)?;
             Ok(Some(CString::new(path.as_slice()).map_err(|_| scratch_fs::NameError::Nul)?))

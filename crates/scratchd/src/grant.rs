@@ -157,6 +157,9 @@ impl Broker {
     /// The ids of the holders, in their order: one may be gone again before it is watched.
     fn decide_grant(&self, grant: Grant, asking: &Asking, note: &str) -> Result<Vec<HolderId>, Refused> {
         let id = grant.id;
+        if grant.parent.is_none() && self.drain.is_draining() {
+            return Err(RequestError::Draining.into());
+        }
         let mut state = self.lock();
         if grant.holders.contains(&NewHolder::Connection(asking.connection)) && !state.open.contains(&asking.connection)
         {

@@ -2,16 +2,22 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use scratch_lease::{Caller, ConnectionId, NewHolder};
-use scratch_proto::v1;
+use scratch_proto::v1::{self, ProcessHolder};
 
-use crate::client::Client;
+use crate::client::{Client, Road};
+use crate::clock;
 use crate::peer::{Identity, is_connected_unix_socket};
 use crate::process::{self, HeldProcess};
 use crate::reason::RequestError;
 use crate::side::Side;
 use crate::translate::duration;
+
+/// How long a lease that a KeepAlive stream is to hold waits for it.
+const STREAM_COMES_WITHIN: Duration = Duration::from_secs(30);
+const AWAITED: &str = "held by the KeepAlive stream that names the lease; it has 30 s to come";
 
 /// Said in the reply when the kernel names no process that could hold the lease.
 const NO_PROCESS: &str = "the kernel names no process for this peer; its connection holds the lease";
@@ -22,10 +28,13 @@ pub(crate) struct Asking {
     pub(crate) caller: Caller,
     pub(crate) identity: Arc<Identity>,
     pub(crate) connection: ConnectionId,
+    road: Road,
     /// The peer's process, where it is wanted and the kernel names one.
     pub(crate) process: Option<HeldProcess>,
     /// Its own process was named as a holder.
     named_itself: bool,
+    /// A stream of its own that is still to come was named as a holder.
+    named_stream: bool,
 }
 
 pub(crate) const TWICE: &str = "the same holder is named twice; name it once";
@@ -89,7 +98,9 @@ impl Asking {
             caller: client.peer.caller,
             identity: Arc::clone(&client.peer.identity),
             connection: client.id,
+            road: client.road,
             named_itself: false,
+            named_stream: false,
             process: if wanted { client.process().map_err(|_| RequestError::ProcessGone)? } else { None },
         })
     }
@@ -106,7 +117,21 @@ impl Asking {
         use v1::holder_spec::Kind;
         match &spec.kind {
             None => Err(RequestError::Holder("a holder has no kind; set one")),
-            Some(Kind::Connection(_)) => Ok((NewHolder::Connection(self.connection), Watched::Nothing, "")),
+            Some(Kind::Connection(_)) if self.road == Road::Channel => {
+                Ok((NewHolder::Connection(self.connection), Watched::Nothing, ""))
+            }
+            Some(Kind::Connection(_)) if std::mem::replace(&mut self.named_stream, true) => {
+                Err(RequestError::Holder(TWICE))
+            }
+            Some(Kind::Connection(_)) => {
+                let until = clock::now() + STREAM_COMES_WITHIN;
+                Ok((NewHolder::AwaitedConnection { until }, Watched::Nothing, AWAITED))
+            }
+            Some(Kind::Process(ProcessHolder { fd: true }) | Kind::Descriptor(_) | Kind::Cgroup(_))
+                if self.road == Road::Grpc =>
+            {
+                Err(RequestError::NeedsChannel("a holder by descriptor"))
+            }
             Some(Kind::Process(wanted)) if wanted.fd => {
                 let process = self.passed_process(passed.next(process::is_pidfd, NO_PIDFD)?)?;
                 Ok((NewHolder::Process(process.id), Watched::Process(process), ""))

@@ -54,8 +54,7 @@ impl Broker {
             Some(channels) => {
                 let broker = Arc::clone(self);
                 channels.read_on_then(move || {
-                    broker.pass_deadlines(now);
-                    broker.watch.wake();
+                    broker.pass_deadlines_when_streams_are_read(now);
                 });
             }
         }

@@ -6,17 +6,45 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use rustix::io::Errno;
+use tokio::sync::Semaphore;
+
+/// Calls of one tenant that look at trees at once.
+const SLOW_MAX: usize = 4;
 
 /// The tenants that are connected.
 #[derive(Debug, Default)]
 pub(crate) struct Loads(Mutex<HashMap<u32, Arc<Load>>>);
 
 /// One tenant's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Load {
     connections: AtomicUsize,
     unread: AtomicUsize,
     outgoing: Mutex<Vec<Weak<Outgoing>>>,
+    calls: AtomicUsize,
+    persists: AtomicUsize,
+    slow: Arc<Semaphore>,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            connections: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
+            outgoing: Mutex::default(),
+            calls: AtomicUsize::new(0),
+            persists: AtomicUsize::new(0),
+            slow: Arc::new(Semaphore::new(SLOW_MAX)),
+        }
+    }
+}
+
+/// Something that is counted for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    load: Arc<Load>,
+    count: fn(&Load) -> &AtomicUsize,
+    number: usize,
 }
 
 /// One connection's place among its tenant's; given up when dropped.
@@ -62,7 +90,9 @@ impl Loads {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut loads = self.loads.lock();
-        if self.load.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let last = self.load.connections.fetch_sub(1, Ordering::Relaxed) == 1;
+        // Besides the map and this seat: what still counts would be forgotten.
+        if last && Arc::strong_count(&self.load) == 2 {
             loads.remove(&self.tenant);
         }
     }
@@ -79,13 +109,49 @@ impl Seat {
     }
 }
 
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.count)(&self.load).fetch_sub(self.number, Ordering::Relaxed);
+    }
+}
+
 impl Load {
+    fn count(self: &Arc<Self>, count: fn(&Load) -> &AtomicUsize, number: usize) -> Counted {
+        count(self).fetch_add(number, Ordering::Relaxed);
+        Counted { load: Arc::clone(self), count, number }
+    }
+
+    fn count_up_to(self: &Arc<Self>, count: fn(&Load) -> &AtomicUsize, limit: usize) -> Option<Counted> {
+        let counted = self.count(count, 1);
+        (count(self).load(Ordering::Relaxed) <= limit).then_some(counted)
+    }
+
     fn sockets(&self) -> MutexGuard<'_, Vec<Weak<Outgoing>>> {
         self.outgoing.lock().expect("a thread that panics ends the process")
     }
 }
 
 impl Outgoing {
+    /// One gRPC call more of this tenant, if it may.
+    pub(crate) fn call(&self, limit: usize) -> Option<Counted> {
+        self.load.count_up_to(|load| &load.calls, limit)
+    }
+
+    /// One Persist more of this tenant, if it may.
+    pub(crate) fn persist(&self, limit: usize) -> Option<Counted> {
+        self.load.count_up_to(|load| &load.persists, limit)
+    }
+
+    /// Places for calls of this tenant that look at trees.
+    pub(crate) fn slow(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.load.slow)
+    }
+
+    /// Descriptors that wait to be sent, behind a ticket.
+    pub(crate) fn keep(&self, descriptors: usize) -> Counted {
+        self.load.count(|load| &load.unread, descriptors)
+    }
+
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

@@ -108,6 +108,12 @@ impl Reaper {
         queue.waiting.is_empty() && queue.working.is_empty() && queue.debts.next_try().is_none()
     }
 
+    /// Whether nothing is being freed or about to be; what is owed does not count.
+    pub(crate) fn is_done(&self) -> bool {
+        let queue = self.lock();
+        queue.waiting.is_empty() && queue.working.is_empty()
+    }
+
     /// Tries all retryable debts now; `when_tried` gets the ids of what is left when the last try is over. Returns how many
     /// are tried.
     pub(crate) fn retry_all(&self, when_tried: WhenFreed) -> usize {

@@ -1,14 +1,16 @@
 //! Every way in which a request is refused or fails, and the one exhaustive map to gRPC codes and reasons.
 //! docs/errors.md has each reason with its cause and remedy.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 use rustix::io::Errno;
 use scratch_fs::{FsError, NameError};
 use scratch_lease::Refusal;
 use scratch_proto::v1;
-use tonic_types::StatusExt as _;
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// Whose reasons they are, in ErrorInfo.
+pub(crate) const DOMAIN: &str = "scratchd";
 
 /// Why a request was not carried out. Nothing was changed by it.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +21,8 @@ pub(crate) enum RequestError {
     Name(#[from] NameError),
     #[error("{0:?} exists in the lease; propose another name, or set resend if this request was sent before")]
     NameExists(PathBuf),
+    #[error("{0:?} exists in the directory it should go to; choose another name, or how to replace it")]
+    NameTaken(PathBuf),
     #[error("a batch has 1 to 200 areas, not {0}; send several")]
     BatchSize(u32),
     #[error("random_chars must be 3 to 64, not {0}")]
@@ -51,6 +55,32 @@ pub(crate) enum RequestError {
     LimitUnread { limit: usize },
     #[error("this tenant has {limit} connections; close some")]
     LimitConnections { limit: usize },
+    #[error("this tenant has {limit} calls under way; wait for some, or raise limits.calls")]
+    LimitCalls { limit: usize },
+    #[error("{limit} tickets of this tenant are unclaimed; claim them on the handle channel first")]
+    LimitTickets { limit: usize },
+    #[error("{limit} areas of this tenant are being persisted; send it again when one is done")]
+    LimitPersists { limit: usize },
+    #[error("{0} needs a descriptor, which gRPC can't carry; ask for it on the handle channel")]
+    NeedsChannel(&'static str),
+    #[error("no such ticket: it is unknown, was claimed before, or is older than 30 s; make the areas anew")]
+    TicketUnknown,
+    #[error("{0:?}: no such area in the lease")]
+    AreaUnknown(PathBuf),
+    #[error("the broker is draining and grants nothing; try again when another one runs")]
+    Draining,
+    #[error("the broker is stopping; connect again, leases stay")]
+    Stopping,
+    #[error("the call's deadline has passed; what it asked for may have been done")]
+    Deadline,
+    #[error("there is no such call; see proto/scratchd/v1, or ask the reflection service")]
+    MethodUnknown,
+    #[error("a message has at most 1 MiB; send several")]
+    MessageTooLarge,
+    #[error("the message is not of its call's type; see proto/scratchd/v1")]
+    MessageGarbled,
+    #[error("there is no such service or name here; the reflection service lists them")]
+    ServiceUnknown,
     #[error(transparent)]
     FileSystem(#[from] FsError),
 }
@@ -69,7 +99,7 @@ impl RequestError {
         match self {
             Self::Refused(refusal) => refusal_code_and_reason(refusal),
             Self::Name(_) => (Code::InvalidArgument, "NAME_INVALID"),
-            Self::NameExists(_) => (Code::AlreadyExists, "NAME_EXISTS"),
+            Self::NameExists(_) | Self::NameTaken(_) => (Code::AlreadyExists, "NAME_EXISTS"),
             Self::BatchSize(_) => (Code::InvalidArgument, "BATCH_SIZE"),
             Self::RandomChars(_) => (Code::InvalidArgument, "RANDOM_CHARS"),
             Self::Mode(_) => (Code::InvalidArgument, "MODE_INVALID"),
@@ -86,6 +116,19 @@ impl RequestError {
             Self::NotPermitted(_) => (Code::PermissionDenied, "NOT_PERMITTED"),
             Self::LimitUnread { .. } => (Code::ResourceExhausted, "LIMIT_UNREAD"),
             Self::LimitConnections { .. } => (Code::ResourceExhausted, "LIMIT_CONNECTIONS"),
+            Self::LimitCalls { .. } => (Code::ResourceExhausted, "LIMIT_CALLS"),
+            Self::LimitTickets { .. } => (Code::ResourceExhausted, "LIMIT_TICKETS"),
+            Self::LimitPersists { .. } => (Code::ResourceExhausted, "LIMIT_PERSISTS"),
+            Self::NeedsChannel(_) => (Code::FailedPrecondition, "NEEDS_CHANNEL"),
+            Self::TicketUnknown => (Code::NotFound, "TICKET_UNKNOWN"),
+            Self::AreaUnknown(_) => (Code::NotFound, "AREA_UNKNOWN"),
+            Self::Draining => (Code::Unavailable, "DRAINING"),
+            Self::Stopping => (Code::Unavailable, "STOPPING"),
+            Self::Deadline => (Code::DeadlineExceeded, "DEADLINE"),
+            Self::MethodUnknown => (Code::Unimplemented, "METHOD_UNKNOWN"),
+            Self::MessageTooLarge => (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
+            Self::MessageGarbled => (Code::InvalidArgument, "MESSAGE_GARBLED"),
+            Self::ServiceUnknown => (Code::NotFound, "SERVICE_UNKNOWN"),
             Self::FileSystem(error) => errno_code_and_reason(error.errno),
         }
     }
@@ -96,16 +139,23 @@ impl RequestError {
             Self::FileSystem(error) => {
                 vec![("errno", errno_name(error.errno)), ("path", percent(error.path.as_os_str()))]
             }
-            Self::NameExists(path) => vec![("errno", "EEXIST".to_owned()), ("path", percent(path.as_os_str()))],
+            Self::NameExists(path) | Self::NameTaken(path) => {
+                vec![("errno", "EEXIST".to_owned()), ("path", percent(path.as_os_str()))]
+            }
             Self::Refused(refusal) => refusal_limit(refusal).map(|limit| ("limit", limit)).into_iter().collect(),
-            Self::LimitUnread { limit } | Self::LimitConnections { limit } => vec![("limit", limit.to_string())],
+            Self::AreaUnknown(path) => vec![("path", percent(path.as_os_str()))],
+            Self::LimitUnread { limit }
+            | Self::LimitConnections { limit }
+            | Self::LimitCalls { limit }
+            | Self::LimitTickets { limit }
+            | Self::LimitPersists { limit } => vec![("limit", limit.to_string())],
             Self::BatchSize(_) => vec![("limit", scratch_proto::BATCH_MAX.to_string())],
             _ => Vec::new(),
         }
     }
 
-    /// As the handle channel carries it.
-    pub(crate) fn to_channel(&self, index: Option<usize>) -> v1::Error {
+    /// As the handle channel carries it, and a KeepAlive stream for one lease. `index`: in a batch.
+    pub(crate) fn to_wire(&self, index: Option<usize>) -> v1::Error {
         let (code, reason) = self.code_and_reason();
         let metadata = self.metadata().into_iter().map(|(key, value)| (key.to_owned(), value));
         v1::Error {
@@ -117,11 +167,10 @@ impl RequestError {
     }
 
     /// As gRPC carries it.
-    pub(crate) fn to_status(&self) -> tonic::Status {
-        let (code, reason) = self.code_and_reason();
-        let metadata: HashMap<_, _> = self.metadata().into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        let details = tonic_types::ErrorDetails::with_error_info(reason, "scratchd", metadata);
-        tonic::Status::with_error_details(code, self.to_string(), details)
+    pub(crate) fn to_status(&self, index: Option<usize>) -> tonic::Status {
+        let (code, _) = self.code_and_reason();
+        let v1::Error { reason, message, metadata, .. } = self.to_wire(index);
+        tonic::Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, metadata))
     }
 }
 
@@ -241,12 +290,12 @@ mod tests {
     #[test]
     fn errors_carry_errno_path_and_index() {
         let error = RequestError::FileSystem(FsError::new("create file", "/a b", Errno::NOSPC));
-        let sent = error.to_channel(Some(3));
+        let sent = error.to_wire(Some(3));
         assert_eq!((sent.code, sent.reason.as_str()), (8, "NO_SPACE"));
         assert_eq!(sent.metadata["errno"], "ENOSPC");
         assert_eq!(sent.metadata["path"], "/a%20b");
         assert_eq!(sent.metadata["index"], "3");
-        let status = error.to_status();
+        let status = error.to_status(None);
         assert_eq!(status.get_details_error_info().unwrap().reason, "NO_SPACE");
     }
 

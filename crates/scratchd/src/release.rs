@@ -14,7 +14,6 @@ use scratch_proto::v1;
 
 use crate::broker::Broker;
 use crate::client::Client;
-use crate::clock;
 use crate::reaper::WhenFreed;
 use crate::reason::RequestError;
 use crate::translate::lease_id;
@@ -141,18 +140,10 @@ impl Broker {
         self.settle();
         Ok(())
     }
-
-    /// Renews the ttl holders of a lease.
-    ///
-    /// # Errors
-    /// LEASE_UNKNOWN, NO_TTL.
-    pub(crate) fn keep_alive(&self, caller: Caller, lease: LeaseId) -> Result<std::time::Duration, RequestError> {
-        Ok(self.lock().table.renew(lease, caller, clock::now())?)
-    }
 }
 
 /// `#` and a number: an area without a name.
-fn area_number(area: &[u8]) -> Option<u32> {
+pub(crate) fn area_number(area: &[u8]) -> Option<u32> {
     let digits = area.strip_prefix(b"#").filter(|rest| rest.iter().all(u8::is_ascii_digit))?;
     std::str::from_utf8(digits).ok()?.parse().ok()
 }

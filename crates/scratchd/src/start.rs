@@ -153,8 +153,14 @@ impl Started {
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let told = tokio.block_on(async {
             let mut stop = Stop::listen()?;
-            let server = grpc::serve(Arc::clone(&broker), grpc, stop.grpc())?;
-            let server = tokio::spawn(server);
+            broker.tokio.set(tokio::runtime::Handle::current()).expect("this is the only start");
+            let mut stopping = broker.stopping.subscribe();
+            let until_stopping = async move {
+                // An error: the broker is gone, which means the same.
+                let _ = stopping.wait_for(|stopping| *stopping).await;
+            };
+            let server = tokio::spawn(grpc::serve(Arc::clone(&broker), grpc, until_stopping)?);
+            tokio::spawn(Arc::clone(&broker).expire_tickets());
             if let (Some(file), Some(hangup)) = (&options.config, stop.hangup.take()) {
                 let file = std::path::absolute(file)?;
                 tokio::spawn(settings::follow(Arc::clone(&broker), file, hangup));
@@ -162,12 +168,13 @@ impl Started {
             ready.tell(&broker);
             let told = tokio::select! {
                 () = stop.signalled() => true,
+                () = broker.drain.drained() => true,
                 () = idle(&broker, options.idle_exit) => false,
             };
             tracing::info!("{}", if told { "stopping; leases stay for the next broker" } else { "idle, stopping" });
             ready::stopping();
             sockets::remove(&runtime);
-            stop.stop_grpc();
+            broker.stopping.send_replace(true);
             let channels = Arc::clone(&broker);
             // The threads wait for what they owe, 5 s at most.
             let threads = tokio::task::spawn_blocking(move || channels.channels.get().map(Channels::stop));
@@ -186,7 +193,6 @@ struct Stop {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hangup: Option<tokio::signal::unix::Signal>,
-    grpc: tokio::sync::watch::Sender<bool>,
 }
 
 impl Stop {
@@ -196,20 +202,7 @@ impl Stop {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: Some(signal(SignalKind::hangup())?),
-            grpc: tokio::sync::watch::channel(false).0,
         })
-    }
-
-    fn grpc(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut stop = self.grpc.subscribe();
-        async move {
-            // An error: the sender is gone, which means the same.
-            let _ = stop.wait_for(|stop| *stop).await;
-        }
-    }
-
-    fn stop_grpc(&self) {
-        self.grpc.send_replace(true);
     }
 
     async fn signalled(&mut self) {

@@ -50,7 +50,9 @@ pub(crate) fn holder(holder: &scratch_lease::Holder) -> v1::Holder {
     use v1::holder::{ConnectionInfo, DescriptorInfo, Kind, ProcessInfo, TtlInfo};
     let kind = match holder.kind {
         HolderKind::Connection(_) => Kind::Connection(ConnectionInfo { lost: false }),
-        HolderKind::LostConnection { .. } => Kind::Connection(ConnectionInfo { lost: true }),
+        HolderKind::LostConnection { .. } | HolderKind::AwaitedConnection { .. } => {
+            Kind::Connection(ConnectionInfo { lost: true })
+        }
         HolderKind::Process(process) => Kind::Process(ProcessInfo { pid: process.pid }),
         HolderKind::Ttl { granted, deadline } => {
             Kind::Ttl(TtlInfo { granted_ttl: Some(wire_duration(granted)), expire_time: Some(timestamp(deadline)) })
@@ -128,7 +130,9 @@ pub(crate) fn record(state: &State, lease: &Lease) -> Record {
 fn record_holder(holder: &scratch_lease::Holder) -> scratch_fs::RecordHolder {
     use scratch_fs::{RecordHolderKind, RecordProcess};
     let kind = match holder.kind {
-        HolderKind::Connection(_) | HolderKind::LostConnection { .. } => RecordHolderKind::Connection(true),
+        HolderKind::Connection(_) | HolderKind::LostConnection { .. } | HolderKind::AwaitedConnection { .. } => {
+            RecordHolderKind::Connection(true)
+        }
         HolderKind::Process(process) => RecordHolderKind::Process(RecordProcess {
             pid: process.pid,
             start_time: process.start_time,
@@ -153,6 +157,12 @@ pub(crate) fn wire_debt(debt: &Debt) -> v1::Debt {
         next_try: debt.next_try.map(timestamp),
         bytes: debt.bytes,
     }
+}
+
+/// A path of the wire.
+pub(crate) fn path_of_bytes(bytes: &[u8]) -> std::path::PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    std::ffi::OsStr::from_bytes(bytes).into()
 }
 
 /// A path as the wire has it.

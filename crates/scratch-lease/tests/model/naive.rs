@@ -71,6 +71,7 @@ fn kind(new: NewHolder, now: BootTime) -> HolderKind {
     match new {
         NewHolder::Connection(connection) => HolderKind::Connection(connection),
         NewHolder::LostConnection { until } => HolderKind::LostConnection { until },
+        NewHolder::AwaitedConnection { until } => HolderKind::AwaitedConnection { until },
         NewHolder::Process(process) => HolderKind::Process(process),
         NewHolder::Ttl(granted) => HolderKind::Ttl { granted, deadline: now + granted },
         NewHolder::Descriptor => HolderKind::Descriptor,
@@ -178,7 +179,7 @@ impl Naive {
         self.check(new)?;
         let (now, limit) = (self.now, self.limits.holders_per_lease);
         let lease = &mut self.leases[place];
-        let lost = lease.holders.iter().position(|(_, kind)| matches!(kind, HolderKind::LostConnection { .. }));
+        let lost = lease.holders.iter().position(|(_, kind)| kind.waits_for_connection());
         if let (Some(lost), NewHolder::Connection(_)) = (lost, new) {
             lease.holders[lost].1 = kind(new, now);
             return Ok(lease.holders[lost].0);

@@ -18,6 +18,7 @@ pub(crate) struct Wish {
 pub(crate) enum Hold {
     Connection(u64),
     Lost(u64),
+    Awaited(u64),
     Process(i32),
     Ttl(u64),
     Descriptor,
@@ -49,6 +50,7 @@ fn hold() -> impl Strategy<Value = Hold> {
     prop_oneof![
         (0..2u64).prop_map(Hold::Connection),
         (1..20u64).prop_map(Hold::Lost),
+        (1..20u64).prop_map(Hold::Awaited),
         (1..4i32).prop_map(Hold::Process),
         prop_oneof![8 => 2..16u64, 1 => 1..17u64].prop_map(Hold::Ttl),
         Just(Hold::Descriptor),

@@ -13,11 +13,12 @@ use crate::holders::Asking;
 use crate::reason::RequestError;
 use crate::release::Released;
 use crate::translate::{lease_id, wire_duration};
+use scratch_fs::FsError;
 
 /// What a request has led to so far.
 pub(crate) enum Outcome {
-    /// The answer, perhaps with a directory's handle.
-    Answer(Answer, Option<OwnedFd>),
+    /// The answer, with its handles.
+    Answer(Answer, Vec<OwnedFd>),
     /// Areas that were made, with their descriptors.
     Created(Creation),
     /// It is worked on elsewhere; the answer comes by mail.
@@ -40,7 +41,7 @@ impl ReplyTo {
 
 /// An error as an answer.
 pub(crate) fn refusal(error: &RequestError, index: Option<usize>) -> Answer {
-    Answer::Error(error.to_channel(index))
+    Answer::Error(error.to_wire(index))
 }
 
 fn answer(result: Result<Answer, RequestError>) -> Answer {
@@ -56,28 +57,28 @@ pub(crate) fn dispatch(
     reply_to: ReplyTo,
 ) -> Outcome {
     let descriptors = match op {
-        Op::Grant(_) | Op::Attach(_) => descriptors,
+        Op::Grant(_) | Op::Attach(_) | Op::Persist(_) => descriptors,
         // Nothing else takes any in this version.
         _ => {
             broker.side.close(descriptors);
             Vec::new()
         }
     };
-    let here = |result| Outcome::Answer(answer(result), None);
+    let here = |result| Outcome::Answer(answer(result), Vec::new());
     match op {
         Op::Ping(_) => here(Ok(Answer::Ping(v1::PingResponse {}))),
         Op::Create(request) => match broker.create(client, &request) {
             Ok(creation) => Outcome::Created(creation),
-            Err(at) => Outcome::Answer(refusal(&at.error, (request.count > 1).then_some(at.index)), None),
+            Err(at) => Outcome::Answer(refusal(&at.error, (request.count > 1).then_some(at.index)), Vec::new()),
         },
         Op::Release(request) => release(broker, client, &request, reply_to),
         Op::KeepAlive(request) => here(keep_alive(broker, client, request)),
         Op::Grant(request) => grant(broker, client, request, descriptors, reply_to),
         Op::Attach(request) => attach(broker, client, request, descriptors, reply_to),
         Op::Revoke(request) => revoke(broker, client, &request, reply_to),
-        Op::Claim(_) => here(Err(RequestError::Unimplemented("a ticket"))),
-        Op::Persist(_) => here(Err(RequestError::Unimplemented("Persist"))),
-        Op::Detach(_) => here(Err(RequestError::Unimplemented("Detach"))),
+        Op::Claim(request) => claim(broker, client, &request),
+        Op::Persist(request) => persist(broker, client, request, descriptors, reply_to),
+        Op::Detach(request) => detach(broker, client, request, reply_to),
         Op::Delegate(_) => here(Err(RequestError::Unimplemented("Delegate"))),
     }
 }
@@ -99,12 +100,12 @@ fn grant(
         Ok(asking) => asking,
         Err(error) => {
             broker.side.close(descriptors);
-            return Outcome::Answer(refusal(&error, None), None);
+            return Outcome::Answer(refusal(&error, None), Vec::new());
         }
     };
     if descriptors.is_empty() {
         let (answer, handle) = granted(broker, asking, request, descriptors);
-        return Outcome::Answer(answer, handle);
+        return Outcome::Answer(answer, handle.into_iter().collect());
     }
     let broker = Arc::clone(broker);
     let side = Arc::clone(&broker);
@@ -138,14 +139,70 @@ fn attach(
     let asking = Asking::of(client, request.holder.as_slice());
     let broker = Arc::clone(broker);
     let side = Arc::clone(&broker);
-    side.side.run(key(&request.lease), move || match asking {
+    side.side.run(lease_key(&request.lease), move || match asking {
         Ok(asking) => reply_to.send(answer(broker.attach(asking, &request, descriptors).map(Answer::Attach)), None),
         Err(error) => reply_to.send(refusal(&error, None), None),
     });
     Outcome::UnderWay
 }
 
-fn key(lease: &str) -> u64 {
+/// In the order of the requests, as [`attach`].
+fn detach(broker: &Arc<Broker>, client: &Client, request: v1::DetachRequest, reply_to: ReplyTo) -> Outcome {
+    let caller = client.peer.caller;
+    let broker = Arc::clone(broker);
+    let side = Arc::clone(&broker);
+    side.side.run(lease_key(&request.lease), move || {
+        let detached = broker.detach(caller, &request);
+        reply_to.send(answer(detached.map(|()| Answer::Detach(v1::DetachResponse {}))), None);
+    });
+    Outcome::UnderWay
+}
+
+fn claim(broker: &Broker, client: &Client, request: &v1::ClaimRequest) -> Outcome {
+    match broker.tickets.claim(client.peer.caller.tenant.0, &request.ticket) {
+        Ok(ticket) => Outcome::Answer(Answer::Claim(v1::ClaimResponse { areas: ticket.areas }), ticket.handles),
+        Err(error) => Outcome::Answer(refusal(&error, None), Vec::new()),
+    }
+}
+
+/// On a thread of its own: the directory that it goes to may never answer.
+fn persist(
+    broker: &Arc<Broker>,
+    client: &Client,
+    request: v1::PersistRequest,
+    mut descriptors: Vec<OwnedFd>,
+    reply_to: ReplyTo,
+) -> Outcome {
+    let refused = |error: RequestError| Outcome::Answer(refusal(&error, None), Vec::new());
+    let persist = match broker.check_persist(client, request) {
+        Ok(persist) => persist,
+        Err(error) => {
+            broker.side.close(descriptors);
+            return refused(error);
+        }
+    };
+    let Some(directory) = descriptors.pop() else {
+        return refused(RequestError::DescriptorCount { expected: 1, received: 0 });
+    };
+    // The work is handed over once there is a thread for it, so that nothing is lost where there is none.
+    let (hand_over, work) = std::sync::mpsc::channel::<Box<dyn FnOnce() + Send>>();
+    let run = move || work.into_iter().for_each(|work| work());
+    if let Err(error) = std::thread::Builder::new().name("persist".to_owned()).spawn(run) {
+        broker.side.close(vec![directory]);
+        let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::NOMEM);
+        return refused(FsError::new("start a thread for", "Persist", errno).into());
+    }
+    let broker = Arc::clone(broker);
+    let work = Box::new(move || {
+        reply_to.send(answer(broker.persist(persist, directory).map(Answer::Persist)), None);
+    });
+    // It waits for it.
+    let _ = hand_over.send(work);
+    Outcome::UnderWay
+}
+
+/// Whose jobs run in order: one lease's.
+pub(crate) fn lease_key(lease: &str) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     lease.hash(&mut hasher);
@@ -156,9 +213,9 @@ fn release(broker: &Arc<Broker>, client: &mut Client, request: &v1::ReleaseReque
     let reply =
         |existed, debt: Vec<String>| Answer::Release(v1::ReleaseResponse { existed, freed: debt.is_empty(), debt });
     match broker.release(client, request) {
-        Err(error) => Outcome::Answer(refusal(&error, None), None),
-        Ok(Released::Nothing) => Outcome::Answer(reply(false, Vec::new()), None),
-        Ok(Released::Gone) => Outcome::Answer(reply(true, Vec::new()), None),
+        Err(error) => Outcome::Answer(refusal(&error, None), Vec::new()),
+        Ok(Released::Nothing) => Outcome::Answer(reply(false, Vec::new()), Vec::new()),
+        Ok(Released::Gone) => Outcome::Answer(reply(true, Vec::new()), Vec::new()),
         Ok(Released::Trashed(tree)) if request.wait() == v1::Wait::Freed => {
             broker.reaper.push(tree, Some(Box::new(move |debt| reply_to.send(reply(true, debt), None))));
             Outcome::UnderWay
@@ -166,7 +223,7 @@ fn release(broker: &Arc<Broker>, client: &mut Client, request: &v1::ReleaseReque
         Ok(Released::Trashed(tree)) => {
             broker.reaper.push(tree, None);
             let answer = v1::ReleaseResponse { existed: true, freed: false, debt: Vec::new() };
-            Outcome::Answer(Answer::Release(answer), None)
+            Outcome::Answer(Answer::Release(answer), Vec::new())
         }
     }
 }
@@ -175,7 +232,7 @@ fn revoke(broker: &Arc<Broker>, client: &mut Client, request: &v1::RevokeRequest
     let reply = |debt: Vec<String>| Answer::Revoke(v1::RevokeResponse { freed: debt.is_empty(), debt });
     let lease = match lease_id(&request.lease) {
         Ok(lease) => lease,
-        Err(error) => return Outcome::Answer(refusal(&error, None), None),
+        Err(error) => return Outcome::Answer(refusal(&error, None), Vec::new()),
     };
     client.let_go(lease);
     let caller = client.peer.caller;
@@ -192,5 +249,5 @@ fn revoke(broker: &Arc<Broker>, client: &mut Client, request: &v1::RevokeRequest
     }
     let revoked = broker.revoke(caller, lease, None);
     let done = Answer::Revoke(v1::RevokeResponse { freed: false, debt: Vec::new() });
-    Outcome::Answer(answer(revoked.map(|()| done)), None)
+    Outcome::Answer(answer(revoked.map(|()| done)), Vec::new())
 }

@@ -16,6 +16,7 @@ use scratch_proto::v1;
 
 use crate::broker::Broker;
 use crate::channel::connection::Connection;
+pub(crate) use crate::channel::dispatch::lease_key;
 
 /// Channel threads at most, however many CPUs there are.
 const THREADS_MAX: usize = 16;

@@ -68,7 +68,7 @@ impl Thread {
                 connection.under_way.insert(request.id);
                 Go::On
             }
-            Outcome::Answer(answer, handle) => may_go_on(self.answer(connection, request.id, answer, handle)),
+            Outcome::Answer(answer, handles) => may_go_on(self.answer(connection, request.id, answer, handles)),
             Outcome::Created(creation) => may_go_on(self.created(connection, request.id, creation)),
         }
     }
@@ -83,9 +83,9 @@ impl Thread {
         op.ok_or(RequestError::Request("the request has no operation, or one of another version"))
     }
 
-    fn answer(&mut self, connection: &mut Connection, id: u64, answer: Answer, handle: Option<OwnedFd>) -> Sent {
+    fn answer(&mut self, connection: &mut Connection, id: u64, answer: Answer, handles: Vec<OwnedFd>) -> Sent {
         let response = v1::ChannelResponse { id, result: Some(answer) };
-        connection.reply(&response, handle.into_iter().collect(), Vec::new, &mut self.scratch)
+        connection.reply(&response, handles, Vec::new, &mut self.scratch)
     }
 
     fn created(&mut self, connection: &mut Connection, id: u64, mut creation: Creation) -> Sent {

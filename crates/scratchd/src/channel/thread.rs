@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use prost::Message;
@@ -14,20 +13,20 @@ use rustix::net::{SendFlags, SocketFlags, accept_with, sockopt};
 use scratch_lease::ConnectionId;
 use scratch_proto::{PACKET_BYTES_MAX, v1};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, FIRST_CONNECTION};
 use crate::channel::connection::{Connection, Sent};
 use crate::channel::dispatch::refusal;
 use crate::channel::serve::of_broker;
 use crate::channel::{Mail, MailBox};
-use crate::client::Client;
+use crate::client::{Client, Road};
 use crate::peer::Peer;
 use crate::reason::RequestError;
 use crate::release::Released;
 
+// A connection's token is its number, so that late mail can't reach another one.
 const LISTENER: u64 = 0;
 const BELL: u64 = 1;
-/// Connections' tokens start here; they are unique in the process, so that late mail can't reach another connection.
-const FIRST: u64 = 2;
+const _: () = assert!(BELL < FIRST_CONNECTION);
 
 const READ: EventFlags = EventFlags::IN;
 /// Edge-triggered: each reading by the peer rings once, so that a full budget is looked at again.
@@ -44,8 +43,6 @@ const STRAYED_MAX: u32 = 4;
 
 /// Requests of one connection that may be worked on elsewhere at once.
 const UNDER_WAY_MAX: usize = 64;
-
-static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(FIRST);
 
 /// A thread's own state.
 pub(crate) struct Thread {
@@ -166,7 +163,7 @@ impl Thread {
                 return;
             }
         };
-        let token = NEXT.fetch_add(1, Ordering::Relaxed);
+        let ConnectionId(token) = self.broker.new_connection();
         match self.admit(socket, token) {
             Ok(connection) => {
                 self.connections.insert(token, connection);
@@ -188,7 +185,7 @@ impl Thread {
             let _ = scratch_sys::send_packet(socket.as_fd(), &told, &[], SendFlags::DONTWAIT);
             return Err(error);
         };
-        let connection = Connection::new(Client::new(socket, peer, ConnectionId(token), seat));
+        let connection = Connection::new(Client::new(socket, peer, (ConnectionId(token), Road::Channel), seat));
         // The kernel doubles what it is told.
         let bytes = usize::try_from(settings.limits.unread_bytes / 2).unwrap_or(usize::MAX);
         sockopt::set_socket_send_buffer_size(connection.socket(), bytes)
@@ -332,16 +329,7 @@ impl Thread {
             // The broker ends, not the client: the next broker lets it resume within the grace.
             return;
         }
-        let is_due = {
-            let mut state = self.broker.lock();
-            state.open.remove(&ConnectionId(token));
-            state.table.connection_closed(ConnectionId(token));
-            state.table.next_deadline().is_some_and(|time| time <= crate::clock::now())
-        };
-        if is_due {
-            self.broker.watch.wake();
-        }
-        self.broker.activity();
+        self.broker.connection_closed(ConnectionId(token));
     }
 }
 

@@ -7,10 +7,10 @@ use scratch_proto::v1;
 use scratch_proto::v1::admin_server::Admin;
 use tonic::{Request, Response, Status};
 
-use super::{peer, unimplemented, user_names};
+use super::{refused, shared, unimplemented, user_names};
 use crate::broker::Broker;
 use crate::reason::RequestError;
-use crate::translate::{path_bytes, wire_debt};
+use crate::translate::{duration, path_bytes, wire_debt};
 
 pub(super) struct Service(pub(super) Arc<Broker>);
 
@@ -18,6 +18,12 @@ impl Service {
     fn debts(&self, caller: Caller) -> Vec<v1::Debt> {
         let mine = |debt: &&crate::debt::Debt| caller.admin || debt.tenant == caller.tenant.0;
         self.0.reaper.debts().iter().filter(mine).map(wire_debt).collect()
+    }
+
+    /// What concerns every tenant is for admins and for the broker's own user.
+    fn check(&self, caller: Caller, what: &'static str) -> Result<(), Status> {
+        let may = caller.admin || caller.tenant.0 == self.0.uid;
+        if may { Ok(()) } else { Err(refused(RequestError::NotPermitted(what))) }
     }
 
     fn pool(&self) -> v1::PoolStatus {
@@ -54,7 +60,7 @@ async fn with_names(mut debts: Vec<v1::Debt>) -> Vec<v1::Debt> {
 #[tonic::async_trait]
 impl Admin for Service {
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        let caller = peer(&request)?.caller;
+        let caller = shared(&request)?.caller;
         let (generation, usage) = {
             let state = self.0.lock();
             let usage = if caller.admin { state.table.totals() } else { state.table.usage(caller.tenant) };
@@ -74,17 +80,17 @@ impl Admin for Service {
             connections: self.0.loads.connections(tenant) as u64,
             trash: self.0.reaper.trash(tenant) as u64,
             debt: self.debts(caller).len() as u64,
-            draining: false,
+            draining: self.0.drain.is_draining(),
         }))
     }
 
     async fn list_debt(&self, request: Request<v1::ListDebtRequest>) -> Result<Response<v1::ListDebtResponse>, Status> {
-        let caller = peer(&request)?.caller;
+        let caller = shared(&request)?.caller;
         Ok(Response::new(v1::ListDebtResponse { debts: with_names(self.debts(caller)).await }))
     }
 
     async fn reap(&self, request: Request<v1::ReapRequest>) -> Result<Response<v1::ReapResponse>, Status> {
-        let caller = peer(&request)?.caller;
+        let caller = shared(&request)?.caller;
         let request = request.into_inner();
         if request.foreign {
             return unimplemented("reaping what another owner left");
@@ -92,9 +98,7 @@ impl Admin for Service {
         if request.dry_run {
             return unimplemented("a dry run");
         }
-        if !caller.admin && caller.tenant.0 != self.0.uid {
-            return Err(RequestError::NotPermitted("Admin.Reap").to_status());
-        }
+        self.check(caller, "Admin.Reap")?;
         let (tried_all, wait) = tokio::sync::oneshot::channel();
         let tried = self.0.reaper.retry_all(Box::new(move |_| {
             // The caller may have gone; the tries were made all the same.
@@ -110,11 +114,15 @@ impl Admin for Service {
         unimplemented("Admin.Verify")
     }
 
-    async fn drain(&self, _: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
-        unimplemented("Admin.Drain")
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
+        self.check(shared(&request)?.caller, "Admin.Drain")?;
+        let deadline = request.into_inner().deadline.map(duration).transpose().map_err(refused)?;
+        Ok(Response::new(self.0.drain(deadline).await.map_err(refused)?))
     }
 
-    async fn undrain(&self, _: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainResponse>, Status> {
-        unimplemented("Admin.Undrain")
+    async fn undrain(&self, request: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainResponse>, Status> {
+        self.check(shared(&request)?.caller, "Admin.Undrain")?;
+        self.0.undrain();
+        Ok(Response::new(v1::UndrainResponse {}))
     }
 }

@@ -1,69 +1,141 @@
 //! One gRPC connection: its peer as the kernel named it when it was accepted, and its place among its tenant's.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, Shutdown};
+use scratch_lease::{Caller, ConnectionId};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::server::Connected;
 
 use crate::broker::Broker;
-use crate::load::Seat;
+use crate::client::{Client, Road};
+use crate::load::Outgoing;
 use crate::peer::Peer;
 
 /// A connection that was admitted.
 pub(super) struct Connection {
     stream: UnixStream,
-    peer: Arc<Peer>,
-    _seat: Seat,
+    /// The kernel keeps descriptors off it.
+    refuses_descriptors: bool,
+    broker: Arc<Broker>,
+    shared: Arc<Shared>,
+}
+
+/// What a connection's calls share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) caller: Caller,
+    pub(super) outgoing: Arc<Outgoing>,
+    id: ConnectionId,
+    client: Mutex<Client>,
+}
+
+impl Shared {
+    /// The client, for one request: held for its system calls, as a channel thread would, and never across an await.
+    pub(super) fn client(&self) -> MutexGuard<'_, Client> {
+        self.client.lock().expect("a thread that panics ends the process")
+    }
 }
 
 /// Connections of tenants that may have one more; the others are closed.
 pub(super) fn admitted(
     broker: Arc<Broker>,
     listener: UnixListener,
+    refuses_descriptors: bool,
 ) -> impl Stream<Item = std::io::Result<Connection>> + Send {
     UnixListenerStream::new(listener).filter_map(move |stream| match stream {
-        Ok(stream) => admit(&broker, stream).map(Ok),
+        Ok(stream) => admit(&broker, stream, refuses_descriptors).map(Ok),
         Err(error) => Some(Err(error)),
     })
 }
 
-fn admit(broker: &Broker, stream: UnixStream) -> Option<Connection> {
+fn admit(broker: &Arc<Broker>, stream: UnixStream, refuses_descriptors: bool) -> Option<Connection> {
     let settings = broker.settings.get();
-    let peer = match Peer::of(stream.as_fd(), settings.admin_group) {
-        Ok(peer) => Arc::new(peer),
+    let looked = Peer::of(stream.as_fd(), settings.admin_group);
+    let (peer, socket) = match looked.and_then(|peer| Ok((peer, rustix::io::dup(&stream)?))) {
+        Ok(known) => known,
         Err(errno) => {
             tracing::warn!(%errno, "a gRPC connection was refused: the kernel does not name its peer");
             return None;
         }
     };
-    let seat = broker.loads.join(peer.identity.uid, settings.limits.connections);
+    let tenant = peer.identity.uid;
+    let seat = broker.loads.join(tenant, settings.limits.connections);
     if seat.is_none() {
-        tracing::warn!(tenant = peer.identity.uid, "a gRPC connection was refused: the tenant has too many");
+        tracing::warn!(tenant, "a gRPC connection was refused: the tenant has too many");
     }
-    Some(Connection { stream, peer, _seat: seat? })
+    let id = broker.new_connection();
+    let caller = peer.caller;
+    let client = Client::new(socket, peer, (id, Road::Grpc), seat?);
+    broker.lock().open.insert(id);
+    let shared = Shared { caller, outgoing: Arc::clone(&client.outgoing), id, client: Mutex::new(client) };
+    Some(Connection { stream, refuses_descriptors, broker: Arc::clone(broker), shared: Arc::new(shared) })
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Calls that are under way hold a descriptor of it still; the peer is to see its end now. An error: it has gone.
+        let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
+        self.broker.connection_closed(self.shared.id);
+    }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Arc<Peer>;
+    type ConnectInfo = Arc<Shared>;
 
-    fn connect_info(&self) -> Arc<Peer> {
-        Arc::clone(&self.peer)
+    fn connect_info(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+}
+
+impl Connection {
+    /// Descriptors may ride along with any bytes: they are received, so that they can be closed where that may block.
+    fn read(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut descriptors: Vec<OwnedFd> = Vec::new();
+        let received = self.stream.try_io(Interest::READABLE, || {
+            let received =
+                scratch_sys::receive_packet(self.stream.as_fd(), buffer, &mut descriptors, RecvFlags::DONTWAIT);
+            received.map_err(
+                |errno| if errno == Errno::AGAIN { std::io::ErrorKind::WouldBlock.into() } else { errno.into() },
+            )
+        });
+        self.broker.side.close(descriptors);
+        Ok(received?.length)
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let mut connection = self;
+        if connection.refuses_descriptors {
+            return Pin::new(&mut connection.stream).poll_read(context, buffer);
+        }
+        if connection.broker.side.is_flooded() {
+            // Whoever sends more descriptors than can be closed is cut off.
+            return Poll::Ready(Err(std::io::ErrorKind::ConnectionAborted.into()));
+        }
+        loop {
+            ready!(connection.stream.poll_read_ready(context))?;
+            match connection.read(buffer.initialize_unfilled()) {
+                Ok(length) => {
+                    buffer.advance(length);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 }
 

@@ -6,14 +6,14 @@ use scratch_lease::LeaseId;
 use scratch_proto::v1;
 use scratch_proto::v1::leases_server::Leases;
 use tokio_stream::Empty;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{peer, unimplemented, user_names};
+use super::{PAGE_BYTES_MAX, cut_page, freed, on_side, page_size, refused, shared, streams, unimplemented};
 use crate::broker::Broker;
+use crate::holders::Asking;
 use crate::reason::RequestError;
-
-/// Leases of one page.
-const PAGE_MAX: usize = 1000;
+use crate::translate::lease_id;
 
 pub(super) struct Service(pub(super) Arc<Broker>);
 
@@ -27,69 +27,123 @@ impl Service {
         };
         ids.retain(|id| after.is_none_or(|after| *id > after));
         ids.sort_unstable();
-        let more = ids.len() > size;
+        let rest = ids.len() > size;
         ids.truncate(size);
-        let next_page_token = ids.last().filter(|_| more).map(ToString::to_string).unwrap_or_default();
-        let state = self.0.lock();
-        let leases = ids.iter().filter_map(|id| state.table.get(*id, caller).ok());
-        v1::ListLeasesResponse { leases: leases.map(|lease| self.0.wire_lease(lease)).collect(), next_page_token }
+        let mut leases: Vec<v1::Lease> = {
+            let state = self.0.lock();
+            ids.iter()
+                .filter_map(|id| state.table.get(*id, caller).ok())
+                .map(|lease| self.0.wire_lease(lease))
+                .collect()
+        };
+        let last = ids.last().map(ToString::to_string);
+        let last = if cut_page(&mut leases, size, PAGE_BYTES_MAX) {
+            leases.last().map(|lease| lease.id.clone())
+        } else {
+            last.filter(|_| rest)
+        };
+        v1::ListLeasesResponse { leases, next_page_token: last.unwrap_or_default() }
     }
+}
+
+/// Tenants' names are looked up last, where that may block.
+async fn named(mut leases: Vec<v1::Lease>) -> Vec<v1::Lease> {
+    let uid = |lease: &v1::Lease| lease.tenant.as_ref().map(|tenant| tenant.uid);
+    let names = super::user_names(leases.iter().filter_map(uid).collect()).await;
+    for tenant in leases.iter_mut().filter_map(|lease| lease.tenant.as_mut()) {
+        tenant.name = names.get(&tenant.uid).cloned().unwrap_or_default();
+    }
+    leases
+}
+
+async fn named_one(lease: v1::Lease) -> Response<v1::Lease> {
+    Response::new(named(vec![lease]).await.pop().unwrap_or_default())
 }
 
 #[tonic::async_trait]
 impl Leases for Service {
-    type KeepAliveStream = Empty<Result<v1::KeepAliveResponse, Status>>;
+    type KeepAliveStream = ReceiverStream<Result<v1::KeepAliveResponse, Status>>;
     type WatchStream = Empty<Result<v1::WatchResponse, Status>>;
 
-    async fn list(&self, request: Request<v1::ListLeasesRequest>) -> Result<Response<v1::ListLeasesResponse>, Status> {
-        let caller = peer(&request)?.caller;
+    async fn grant(&self, request: Request<v1::GrantRequest>) -> Result<Response<v1::GrantResponse>, Status> {
+        let shared = shared(&request)?;
         let request = request.into_inner();
-        let size = match usize::try_from(request.page_size).unwrap_or(PAGE_MAX) {
-            0 => PAGE_MAX,
-            size => size.min(PAGE_MAX),
-        };
-        let after = match request.page_token.as_str() {
-            "" => None,
-            token => Some(token.parse().map_err(|_| RequestError::Request("page_token is of no page").to_status())?),
-        };
-        let mut page = self.page(caller, after, size);
-        let uid = |lease: &v1::Lease| lease.tenant.as_ref().map(|tenant| tenant.uid);
-        let names = user_names(page.leases.iter().filter_map(uid).collect()).await;
-        for tenant in page.leases.iter_mut().filter_map(|lease| lease.tenant.as_mut()) {
-            tenant.name = names.get(&tenant.uid).cloned().unwrap_or_default();
+        if request.want_handle {
+            return Err(refused(RequestError::NeedsChannel("a handle of the lease's directory")));
         }
-        Ok(Response::new(page))
-    }
-
-    async fn grant(&self, _: Request<v1::GrantRequest>) -> Result<Response<v1::GrantResponse>, Status> {
-        unimplemented("Leases.Grant over gRPC (use the handle channel)")
+        let asking = Asking::of(&shared.client(), &request.holders).map_err(refused)?;
+        Ok(Response::new(self.0.grant(asking, request, Vec::new()).map_err(refused)?))
     }
 
     async fn keep_alive(
         &self,
-        _: Request<Streaming<v1::KeepAliveRequest>>,
+        request: Request<Streaming<v1::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
-        unimplemented("Leases.KeepAlive over gRPC (use the handle channel)")
+        let shared = shared(&request)?;
+        let replies = streams::serve(&self.0, shared, request.into_inner());
+        Ok(Response::new(ReceiverStream::new(replies)))
     }
 
-    async fn revoke(&self, _: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
-        unimplemented("Leases.Revoke over gRPC (use the handle channel)")
+    async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
+        let shared = shared(&request)?;
+        let request = request.into_inner();
+        let lease = lease_id(&request.lease).map_err(refused)?;
+        shared.client().let_go(lease);
+        if request.wait() != v1::Wait::Freed {
+            self.0.revoke(shared.caller, lease, None).map_err(refused)?;
+            return Ok(Response::new(v1::RevokeResponse { freed: false, debt: Vec::new() }));
+        }
+        let (when_freed, wait) = freed(&self.0);
+        self.0.revoke(shared.caller, lease, Some(when_freed)).map_err(refused)?;
+        let debt = wait.await?;
+        Ok(Response::new(v1::RevokeResponse { freed: debt.is_empty(), debt }))
     }
 
-    async fn get(&self, _: Request<v1::GetLeaseRequest>) -> Result<Response<v1::Lease>, Status> {
-        unimplemented("Leases.Get")
+    async fn get(&self, request: Request<v1::GetLeaseRequest>) -> Result<Response<v1::Lease>, Status> {
+        let caller = shared(&request)?.caller;
+        let lease = lease_id(&request.get_ref().lease).map_err(refused)?;
+        let found = self.0.explained(lease, caller).map_err(|refusal| refused(refusal.into()))?;
+        Ok(named_one(found).await)
     }
 
-    async fn update(&self, _: Request<v1::UpdateLeaseRequest>) -> Result<Response<v1::Lease>, Status> {
-        unimplemented("Leases.Update")
+    async fn list(&self, request: Request<v1::ListLeasesRequest>) -> Result<Response<v1::ListLeasesResponse>, Status> {
+        let caller = shared(&request)?.caller;
+        let request = request.into_inner();
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => {
+                let of_no_page = |_| refused(RequestError::Request("page_token is of no page; begin without one"));
+                Some(token.parse().map_err(of_no_page)?)
+            }
+        };
+        let mut page = self.page(caller, after, page_size(request.page_size));
+        page.leases = named(page.leases).await;
+        Ok(Response::new(page))
     }
 
-    async fn attach(&self, _: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
-        unimplemented("Leases.Attach over gRPC (use the handle channel)")
+    async fn update(&self, request: Request<v1::UpdateLeaseRequest>) -> Result<Response<v1::Lease>, Status> {
+        let caller = shared(&request)?.caller;
+        let (broker, request) = (Arc::clone(&self.0), request.into_inner());
+        let lease = request.lease.clone();
+        let updated = on_side(&self.0, &lease, move || broker.update(caller, request)).await?;
+        Ok(named_one(updated).await)
     }
 
-    async fn detach(&self, _: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
-        unimplemented("Leases.Detach")
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
+        let shared = shared(&request)?;
+        let (broker, request) = (Arc::clone(&self.0), request.into_inner());
+        let asking = Asking::of(&shared.client(), request.holder.as_slice()).map_err(refused)?;
+        let lease = request.lease.clone();
+        let attached = on_side(&self.0, &lease, move || broker.attach(asking, &request, Vec::new())).await?;
+        Ok(Response::new(attached))
+    }
+
+    async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
+        let caller = shared(&request)?.caller;
+        let (broker, request) = (Arc::clone(&self.0), request.into_inner());
+        let lease = request.lease.clone();
+        on_side(&self.0, &lease, move || broker.detach(caller, &request)).await?;
+        Ok(Response::new(v1::DetachResponse {}))
     }
 
     async fn keep(&self, _: Request<v1::KeepRequest>) -> Result<Response<v1::Lease>, Status> {

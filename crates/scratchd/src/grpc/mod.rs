@@ -2,28 +2,42 @@
 
 mod admin;
 mod areas;
+mod calls;
 mod connection;
+mod health;
 mod leases;
+mod streams;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nix::unistd::{Uid, User};
+use prost::Message;
 use scratch_proto::v1::admin_server::AdminServer;
 use scratch_proto::v1::areas_server::AreasServer;
 use scratch_proto::v1::leases_server::LeasesServer;
 use tokio::net::UnixListener;
 use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_server::HealthServer;
 
 use crate::broker::Broker;
-use crate::peer::Peer;
+use crate::channel::lease_key;
+use crate::reaper::WhenFreed;
 use crate::reason::RequestError;
+use connection::Shared;
+pub(crate) use streams::Streams;
 
 /// Most bytes of one message.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Most bytes of one call's headers.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Calls under way on one connection.
 const STREAMS_MAX: u32 = 256;
+/// Most things of one page, and about how many bytes: clients take 4 MiB if they are not told otherwise.
+const PAGE_MAX: usize = 1000;
+const PAGE_BYTES_MAX: usize = 256 * 1024;
 
 /// Serves until `stop` is done.
 ///
@@ -34,31 +48,38 @@ pub(crate) fn serve(
     socket: OwnedFd,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
-    if let Err(errno) = scratch_sys::refuse_descriptors(&socket) {
-        // Before Linux 6.16 a sender's descriptors are closed by the kernel when the bytes with them are read.
-        tracing::debug!(%errno, "grpc.sock can't be told to refuse descriptors");
-    }
+    let refuses_descriptors = match scratch_sys::refuse_descriptors(&socket) {
+        Ok(()) => true,
+        Err(errno) => {
+            // Before Linux 6.16.
+            tracing::debug!(%errno, "grpc.sock can't be told to refuse descriptors; they are received and closed");
+            false
+        }
+    };
     let listener = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))?;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(scratch_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(std::io::Error::other)?;
+    let reflected = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(scratch_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let reflection = reflected().build_v1().map_err(std::io::Error::other)?;
+    // Asked for by tools that are older than v1.
+    let reflection_alpha = reflected().build_v1alpha().map_err(std::io::Error::other)?;
     Ok(async move {
-        let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<LeasesServer<leases::Service>>().await;
-        health.set_serving::<AreasServer<areas::Service>>().await;
-        health.set_serving::<AdminServer<admin::Service>>().await;
         let leases = LeasesServer::new(leases::Service(Arc::clone(&broker)));
+        let areas = AreasServer::new(areas::Service(Arc::clone(&broker)));
         let admin = AdminServer::new(admin::Service(Arc::clone(&broker)));
         let served = Server::builder()
             .max_concurrent_streams(STREAMS_MAX)
-            .add_service(health_service)
+            .http2_max_header_list_size(HEADER_BYTES_MAX)
+            .layer(calls::CallsLayer(Arc::clone(&broker)))
+            .add_service(HealthServer::new(health::Service::new(Arc::clone(&broker))))
             .add_service(reflection)
+            .add_service(reflection_alpha)
             .add_service(leases.max_decoding_message_size(MESSAGE_BYTES_MAX))
-            .add_service(AreasServer::new(areas::Service).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(areas.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(admin.max_decoding_message_size(MESSAGE_BYTES_MAX))
-            .serve_with_incoming_shutdown(connection::admitted(Arc::clone(&broker), listener), stop)
+            .serve_with_incoming_shutdown(connection::admitted(broker, listener, refuses_descriptors), stop)
             .await;
         if let Err(error) = served {
             tracing::error!(%error, "gRPC ended");
@@ -67,14 +88,76 @@ pub(crate) fn serve(
 }
 
 /// Who calls, by the kernel's word on the call's connection.
-fn peer<T>(request: &tonic::Request<T>) -> Result<Arc<Peer>, tonic::Status> {
-    let peer = request.extensions().get::<Arc<Peer>>().cloned();
-    peer.ok_or_else(|| tonic::Status::unauthenticated("the kernel names no peer"))
+fn shared<T>(request: &Request<T>) -> Result<Arc<Shared>, Status> {
+    let shared = request.extensions().get::<Arc<Shared>>().cloned();
+    shared.ok_or_else(|| Status::unauthenticated("the kernel names no peer"))
+}
+
+fn refused(error: RequestError) -> Status {
+    error.to_status(None)
 }
 
 /// What a later version has.
-fn unimplemented<T>(what: &'static str) -> Result<tonic::Response<T>, tonic::Status> {
-    Err(RequestError::Unimplemented(what).to_status())
+fn unimplemented<T>(what: &'static str) -> Result<Response<T>, Status> {
+    Err(refused(RequestError::Unimplemented(what)))
+}
+
+/// Looks at trees where that may block; few at once for each tenant.
+async fn blocking<T: Send + 'static>(shared: &Shared, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    let stopping = |_| refused(RequestError::Stopping);
+    let _place = shared.outgoing.slow().acquire_owned().await.map_err(|_| refused(RequestError::Stopping))?;
+    tokio::task::spawn_blocking(work).await.map_err(stopping)
+}
+
+/// Writes a lease's record: on the thread that does so for this lease, in the order of the requests.
+async fn on_side<T: Send + 'static>(
+    broker: &Broker,
+    lease: &str,
+    work: impl FnOnce() -> Result<T, RequestError> + Send + 'static,
+) -> Result<T, Status> {
+    let (done, wait) = tokio::sync::oneshot::channel();
+    broker.side.run(lease_key(lease), move || {
+        // The caller may have gone; it was done all the same.
+        let _ = done.send(work());
+    });
+    wait.await.map_err(|_| refused(RequestError::Stopping))?.map_err(refused)
+}
+
+/// What to call when trees are freed, and how to wait for that: for the ids of what became debt.
+fn freed(broker: &Broker) -> (WhenFreed, impl Future<Output = Result<Vec<String>, Status>> + Send + 'static) {
+    let (freed, wait) = tokio::sync::oneshot::channel();
+    let mut stopping = broker.stopping.subscribe();
+    let when_freed = Box::new(move |debt| {
+        // The caller may have gone; the trees have too.
+        let _ = freed.send(debt);
+    });
+    let wait = async move {
+        tokio::select! {
+            debt = wait => debt.map_err(|_| refused(RequestError::Stopping)),
+            _ = stopping.wait_for(|stopping| *stopping) => Err(refused(RequestError::Stopping)),
+        }
+    };
+    (when_freed, wait)
+}
+
+fn page_size(wanted: u32) -> usize {
+    match usize::try_from(wanted).unwrap_or(PAGE_MAX) {
+        0 => PAGE_MAX,
+        size => size.min(PAGE_MAX),
+    }
+}
+
+/// Cuts a list to a page, but for its first; true if something was cut off.
+fn cut_page<M: Message>(list: &mut Vec<M>, size: usize, bytes_max: usize) -> bool {
+    let mut bytes = 0;
+    let fits = list.iter().take(size).take_while(|one| {
+        bytes += one.encoded_len();
+        bytes <= bytes_max
+    });
+    let page = fits.count().max(1);
+    let cut = list.len() > page;
+    list.truncate(page);
+    cut
 }
 
 /// Users' names, looked up where that may block.

@@ -1,0 +1,39 @@
+//! Takes holders away from leases on request.
+
+use std::sync::Arc;
+
+use scratch_lease::{Caller, HolderKind, Refusal};
+use scratch_proto::v1;
+
+use crate::broker::Broker;
+use crate::reason::RequestError;
+use crate::translate::lease_id;
+
+impl Broker {
+    /// Takes a holder away, and out of the lease's record before the reply. A lease whose last one it was ends. Runs on a
+    /// side thread, one lease's in order.
+    ///
+    /// # Errors
+    /// LEASE_UNKNOWN, LEASE_ENDING, HOLDER_UNKNOWN; the record's writing.
+    pub(crate) fn detach(self: &Arc<Self>, caller: Caller, request: &v1::DetachRequest) -> Result<(), RequestError> {
+        let id = lease_id(&request.lease)?;
+        let (holder, is_last) = {
+            let mut state = self.lock();
+            let holders = state.table.live(id, caller)?.holders();
+            let found = holders.iter().find(|holder| holder.id == request.holder);
+            let holder = *found.ok_or(Refusal::HolderUnknown)?;
+            let is_last = holders.len() == 1;
+            state.table.detach(id, caller, holder.id)?;
+            (holder, is_last)
+        };
+        let process = match holder.kind {
+            HolderKind::Process(process) => Some(process),
+            _ => None,
+        };
+        self.side.close(self.watch.forget((id, holder.id), process).into_iter().collect());
+        // A lease that goes takes its record with it.
+        let written = if is_last { Ok(()) } else { self.rewrite_record(id) };
+        self.settle();
+        Ok(written?)
+    }
+}

@@ -1,0 +1,148 @@
+//! What is in a lease: everything in its directory, and what the broker made further down or without a name.
+//! Blocks as the file system does: never on a channel thread or a task.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use scratch_fs::{FsError, open_directory, open_directory_beneath, split_area_path};
+use scratch_lease::{AreaKey, AreaKind, Caller, LeaseId};
+use scratch_proto::v1;
+
+use crate::broker::Broker;
+use crate::reason::RequestError;
+use crate::release::area_number;
+use crate::translate::{path_bytes, path_of_bytes};
+
+/// Names that are looked at for one page's figures.
+const NAMES_MAX: usize = 100_000;
+
+/// Names that may still be looked at; nothing once there were too many.
+struct Budget(usize);
+
+impl Broker {
+    /// Areas whose ids sort after `after`, in the order of the ids; `limit` at most.
+    ///
+    /// # Errors
+    /// LEASE_UNKNOWN, LEASE_ENDING, and the file system's.
+    pub(crate) fn list_areas(
+        &self,
+        caller: Caller,
+        lease: LeaseId,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<v1::Area>, RequestError> {
+        let made = self.made(caller, lease, after, limit)?;
+        let directory = self.pool.open_lease(lease)?;
+        let _rights = self.rights_in(lease)?;
+        let mut ids: BTreeMap<Vec<u8>, Option<AreaKind>> =
+            made.into_iter().map(|(id, kind)| (id, Some(kind))).collect();
+        for entry in scratch_fs::list(directory.as_fd(), after, limit)? {
+            ids.entry(entry.name.into_bytes()).or_default();
+        }
+        let mut budget = Budget(NAMES_MAX);
+        let areas = ids.into_iter().take(limit);
+        Ok(areas.filter_map(|(id, kind)| self.area(lease, directory.as_fd(), id, kind, &mut budget)).collect())
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// As [`Broker::list_areas`], AREA_UNKNOWN, NAME_INVALID.
+    pub(crate) fn get_area(&self, caller: Caller, lease: LeaseId, id: Vec<u8>) -> Result<v1::Area, RequestError> {
+        let kind = {
+            let state = self.lock();
+            let lease = state.table.live(lease, caller)?;
+            let number = area_number(&id).map(AreaKey::Number);
+            number
+                .and_then(|key| lease.area_kind(&key))
+                .or_else(|| lease.area_kind(&AreaKey::Name(id.as_slice().into())))
+        };
+        if kind.is_none() {
+            split_area_path(&id)?;
+        }
+        let directory = self.pool.open_lease(lease)?;
+        let _rights = self.rights_in(lease)?;
+        let unknown = RequestError::AreaUnknown(path_of_bytes(&id));
+        self.area(lease, directory.as_fd(), id, kind, &mut Budget(NAMES_MAX)).ok_or(unknown)
+    }
+
+    /// What the broker made, but for what stands in the lease's own directory: that is listed with it.
+    fn made(
+        &self,
+        caller: Caller,
+        lease: LeaseId,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, AreaKind)>, RequestError> {
+        let state = self.lock();
+        let mut made = BTreeMap::new();
+        for (key, kind) in state.table.live(lease, caller)?.area_keys() {
+            let id = match key {
+                AreaKey::Number(number) => format!("#{number}").into_bytes(),
+                AreaKey::Name(name) => name.to_vec(),
+            };
+            if after.is_none_or(|after| id.as_slice() > after) {
+                made.insert(id, kind);
+            }
+            if made.len() > limit {
+                made.pop_last();
+            }
+        }
+        Ok(made.into_iter().collect())
+    }
+
+    fn rights_in(&self, lease: LeaseId) -> Result<Option<scratch_sys::Assumed>, RequestError> {
+        let identity = self.lock().identities.get(&lease).cloned();
+        let assumed = identity.map(|identity| identity.assume(self.uid)).transpose();
+        Ok(assumed.map_err(|errno| FsError::new("take on the tenant's rights", "", errno))?.flatten())
+    }
+
+    /// Nothing for what is not there any more.
+    fn area(
+        &self,
+        lease: LeaseId,
+        directory: BorrowedFd<'_>,
+        id: Vec<u8>,
+        kind: Option<AreaKind>,
+        budget: &mut Budget,
+    ) -> Option<v1::Area> {
+        let wire = |kind: v1::Kind, path, bytes| v1::Area {
+            lease: lease.to_string(),
+            id: id.clone(),
+            kind: kind.into(),
+            path,
+            bytes,
+        };
+        match kind {
+            Some(AreaKind::Anonymous) => return Some(wire(v1::Kind::Anonymous, Vec::new(), None)),
+            Some(AreaKind::Memory) => return Some(wire(v1::Kind::Memory, Vec::new(), None)),
+            Some(AreaKind::File | AreaKind::Directory) | None => {}
+        }
+        let (parent, name) = split_area_path(&id).ok()?;
+        let opened = parent.map(|parent: CString| open_directory_beneath(directory, &parent)).transpose().ok()?;
+        let (kind, bytes) = budget.figures(opened.as_ref().map_or(directory, AsFd::as_fd), &name).ok()?;
+        let path: PathBuf = self.pool.lease_path(lease).join(path_of_bytes(&id));
+        Some(wire(kind, path_bytes(&path), bytes))
+    }
+}
+
+impl Budget {
+    fn figures(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<(v1::Kind, Option<u64>), Errno> {
+        match scratch_fs::allocated(directory, name)? {
+            (FileType::RegularFile, bytes) => Ok((v1::Kind::File, Some(bytes))),
+            (FileType::Directory, _) => {
+                // One that its owner closed to itself has no figure.
+                let usage = open_directory(directory, name).ok();
+                let usage = usage.and_then(|opened| scratch_fs::usage_within(opened.as_fd(), self.0));
+                self.0 =
+                    usage.map_or(0, |usage| self.0.saturating_sub(usize::try_from(usage.inodes).unwrap_or(self.0)));
+                Ok((v1::Kind::Directory, usage.map(|usage| usage.bytes)))
+            }
+            (_, bytes) => Ok((v1::Kind::Unspecified, Some(bytes))),
+        }
+    }
+}

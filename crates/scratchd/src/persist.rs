@@ -1,0 +1,153 @@
+//! Persist: an area leaves its lease for good, into a directory that the client passes. Each on a thread of its own, since
+//! a client's directory may never answer and a copy takes what it takes.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use scratch_fs::{FsError, Persisted, Replace, check_name, open_directory_beneath, split_area_path};
+use scratch_lease::{AreaKey, Caller, LeaseId, Refusal};
+use scratch_proto::v1;
+
+use crate::broker::Broker;
+use crate::client::Client;
+use crate::load::Counted;
+use crate::peer::Identity;
+use crate::reason::RequestError;
+use crate::release::area_number;
+use crate::translate::lease_id;
+
+/// Areas of one tenant that are persisted at once.
+const UNDER_WAY_MAX: usize = 8;
+
+/// A Persist that was checked.
+#[derive(Debug)]
+pub(crate) struct Persist {
+    caller: Caller,
+    identity: Arc<Identity>,
+    lease: LeaseId,
+    tenant: u32,
+    parent: Option<CString>,
+    name: CString,
+    area: Vec<u8>,
+    new_name: CString,
+    replace: Replace,
+    _counted: Counted,
+}
+
+impl Broker {
+    /// Checks a Persist before anything is done.
+    ///
+    /// # Errors
+    /// LEASE_UNKNOWN, NAME_INVALID, KIND_INVALID, DESCRIPTOR_COUNT, LIMIT_PERSISTS.
+    pub(crate) fn check_persist(&self, client: &Client, request: v1::PersistRequest) -> Result<Persist, RequestError> {
+        let lease = match client.own_lease {
+            Some(own) if request.lease.is_empty() => own,
+            None if request.lease.is_empty() => return Err(Refusal::LeaseUnknown.into()),
+            _ => lease_id(&request.lease)?,
+        };
+        let tenant = self.lock().table.live(lease, client.peer.caller)?.tenant().0;
+        if !request.fd {
+            return Err(RequestError::Request("Persist needs the directory's descriptor; set fd"));
+        }
+        if self.has_number(lease, &request.area) {
+            return Err(RequestError::Kind("an area without a name can't be persisted; link its descriptor instead"));
+        }
+        let (parent, name) = split_area_path(&request.area)?;
+        let counted = client.outgoing.persist(UNDER_WAY_MAX);
+        Ok(Persist {
+            caller: client.peer.caller,
+            identity: self.identity_for(client, lease),
+            lease,
+            tenant,
+            parent,
+            name,
+            new_name: check_name(&request.name)?,
+            replace: match request.replace() {
+                v1::Replace::Unspecified | v1::Replace::Never => Replace::Never,
+                v1::Replace::Always => Replace::Always,
+                v1::Replace::Exchange => Replace::Exchange,
+            },
+            area: request.area,
+            _counted: counted.ok_or(RequestError::LimitPersists { limit: UNDER_WAY_MAX })?,
+        })
+    }
+
+    fn has_number(&self, lease: LeaseId, area: &[u8]) -> bool {
+        let Some(number) = area_number(area) else { return false };
+        let state = self.lock();
+        state.table.lease(lease).is_some_and(|lease| lease.area_kind(&AreaKey::Number(number)).is_some())
+    }
+
+    /// Carries it out, on the thread of this Persist alone: it may block for ever.
+    ///
+    /// # Errors
+    /// NAME_EXISTS, PATH_UNKNOWN, PERMISSION, NO_SPACE and what else the kernel has to say; the area stays then.
+    pub(crate) fn persist(&self, persist: Persist, directory: OwnedFd) -> Result<v1::PersistResponse, RequestError> {
+        let moved = self.move_out(&persist, &directory);
+        self.side.close(vec![directory]);
+        let persisted = match moved {
+            Ok(persisted) => persisted,
+            // What failed in a lease that has ended meanwhile failed for that.
+            Err(error) => return Err(self.why(&persist, error)),
+        };
+        if persist.replace != Replace::Exchange {
+            let mut state = self.lock();
+            state.table.remove_area(persist.lease, &AreaKey::Name(persist.area.as_slice().into()));
+            state.table.remove_areas_below(persist.lease, &persist.area);
+        }
+        tracing::info!(lease = %persist.lease, copied = persisted.copied, "an area was persisted");
+        Ok(v1::PersistResponse { copied: persisted.copied })
+    }
+
+    fn why(&self, persist: &Persist, error: RequestError) -> RequestError {
+        self.lock().table.live(persist.lease, persist.caller).err().map_or(error, Into::into)
+    }
+
+    /// With the tenant's own rights: the kernel decides whether it may.
+    fn move_out(&self, persist: &Persist, directory: &OwnedFd) -> Result<Persisted, RequestError> {
+        let held = self.pool.open_lease(persist.lease)?;
+        let rights = persist
+            .identity
+            .assume(self.uid)
+            .map_err(|errno| FsError::new("take on the tenant's rights", "", errno))?;
+        let opened = match &persist.parent {
+            None => None,
+            Some(parent) => Some(
+                open_directory_beneath(held.as_fd(), parent)
+                    .map_err(|errno| FsError::new("open directory of lease", shown(parent), errno))?,
+            ),
+        };
+        let from = opened.as_ref().unwrap_or(&held).as_fd();
+        let persisted = scratch_fs::persist(from, &persist.name, directory.as_fd(), &persist.new_name, persist.replace)
+            .map_err(|error| named(persist, error))?;
+        drop(rights);
+        if let Some(error) = &persisted.leftover {
+            tracing::warn!(lease = %persist.lease, %error, "what was replaced stays under a temporary name, ignoring");
+        }
+        if let Some(source) = &persisted.source {
+            // The original of a copied directory goes as any other area.
+            match self.pool.trash().take(from, source, persist.tenant, persist.lease) {
+                Ok(tree) => self.reaper.push(tree, None),
+                Err(error) => {
+                    tracing::warn!(lease = %persist.lease, %error, "a copied area stays until its lease ends")
+                }
+            }
+        }
+        Ok(persisted)
+    }
+}
+
+fn named(persist: &Persist, error: FsError) -> RequestError {
+    if error.errno == Errno::EXIST && persist.replace == Replace::Never {
+        return RequestError::NameTaken(shown(&persist.new_name).to_owned());
+    }
+    error.into()
+}
+
+fn shown(name: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(name.to_bytes()))
+}

@@ -1,19 +1,20 @@
 //! The duty to remove a named area, and the ways to be rid of it.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::mem;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
 use scratch_proto::v1::{PersistRequest, Replace as WireReplace};
 
 use crate::ClientError;
+use crate::area::CreateMode;
 use crate::broker::Broker;
 use crate::owed::release;
 use crate::tenure::Tenure;
@@ -95,18 +96,39 @@ impl<W: Wait> Named<W> {
         name: &OsStr,
         replace: Replace,
     ) -> Result<bool, ClientError> {
+        let name = scratch_fs::check_name(name.as_bytes())?;
+        let copied = !self.rename(directory, &name, replace) && self.move_by_broker(directory, name, replace).await?;
+        self.guarded_by = None;
+        Ok(copied)
+    }
+
+    /// Whether this process could move it itself. If not, for whatever reason, the broker's answer is the one that counts.
+    fn rename(&self, directory: BorrowedFd<'_>, name: &CStr, replace: Replace) -> bool {
+        let is_ours = self.broker.create == CreateMode::Auto;
+        let Some(from) = self.tenure.directory().filter(|_| is_ours) else { return false };
+        let flags = match replace {
+            Replace::Never => RenameFlags::NOREPLACE,
+            Replace::Always => RenameFlags::empty(),
+            Replace::Exchange => RenameFlags::EXCHANGE,
+        };
+        rustix::fs::renameat_with(from, &self.name, directory, name, flags).is_ok()
+    }
+
+    async fn move_by_broker(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: CString,
+        replace: Replace,
+    ) -> Result<bool, ClientError> {
         let request = PersistRequest {
             lease: self.tenure.id.clone(),
             area: self.name.to_bytes().to_vec(),
             fd: true,
-            name: name.as_bytes().to_vec(),
+            name: name.into_bytes(),
             replace: WireReplace::from(replace).into(),
         };
         match self.broker.call(Op::Persist(request), &[directory]).await?.reply {
-            Reply::Persist(persisted) => {
-                self.guarded_by = None;
-                Ok(persisted.copied)
-            }
+            Reply::Persist(persisted) => Ok(persisted.copied),
             _ => Err(ClientError::Protocol("no answer to Persist")),
         }
     }

@@ -150,7 +150,7 @@ fn what_is_given_up_at_any_point_leaves_nothing() {
                 client.ping().await.expect("the connection is good");
                 polls += 1;
             }
-            assert!(polls > 2, "{create:?}: it hardly ever waited");
+            assert!(polls > 1, "{create:?}: it never waited");
             eventually(DEADLINE, "every lease is gone", || leases() == before);
         });
     });

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -230,6 +231,9 @@ class Case:
     def kill(self, step):
         self.things[step["kill"]].kill()
 
+    def stop(self, step):
+        os.kill(self.variables["broker.pid"], signal.SIGTERM)
+
     # The file system, seen from outside
 
     def make(self, step):
@@ -280,6 +284,7 @@ VERBS = {
     "child": Case.child,
     "client": Case.client,
     "kill": Case.kill,
+    "stop": Case.stop,
     "make": Case.make,
     "check": Case.check,
     "descriptor": Case.check_descriptor,

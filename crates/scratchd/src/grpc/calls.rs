@@ -22,6 +22,9 @@ use crate::reason::{DOMAIN, RequestError};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
+/// How much earlier than tonic, which answers CANCELLED without a reason, a call is given up. Its timer counts milliseconds.
+const BEFORE_TONIC: Duration = Duration::from_millis(5);
+
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// Wraps the services.
@@ -72,7 +75,7 @@ where
         let call = async move {
             let late = async {
                 match deadline {
-                    Some(time) => tokio::time::sleep(time).await,
+                    Some(time) => tokio::time::sleep(time.saturating_sub(BEFORE_TONIC)).await,
                     None => std::future::pending().await,
                 }
             };

@@ -22,9 +22,6 @@ use crate::reason::{DOMAIN, RequestError};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// How much earlier than tonic, which answers CANCELLED without a reason, a call is given up. Its timer counts milliseconds.
-const BEFORE_TONIC: Duration = Duration::from_millis(5);
-
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// Wraps the services.
@@ -71,11 +68,13 @@ where
         };
         let deadline = request.headers().get("grpc-timeout").and_then(deadline);
         let span = tracing::info_span!("call", path = request.uri().path(), tenant, request_id = ?id);
+        // Begun here, and so not after tonic's own, which would answer CANCELLED without a reason.
+        let late = deadline.map(tokio::time::sleep);
         let answered = self.services.call(request);
         let call = async move {
             let late = async {
-                match deadline {
-                    Some(time) => tokio::time::sleep(time.saturating_sub(BEFORE_TONIC)).await,
+                match late {
+                    Some(late) => late.await,
                     None => std::future::pending().await,
                 }
             };

@@ -22,7 +22,6 @@ use crate::table::{Next, Table};
 use crate::wait::Wait;
 
 /// A connection with the requests that are under way on it.
-#[derive(Debug)]
 pub(crate) struct Link<W: Wait> {
     socket: W::Socket,
     directory: PathBuf,

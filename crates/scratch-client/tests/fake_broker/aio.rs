@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::task::Poll;
 use std::time::Duration;
@@ -161,6 +162,31 @@ async fn a_lost_connection_is_made_again_whoever_gives_up_meanwhile() {
             return;
         }
     }
+}
+
+#[tokio::test]
+async fn a_connection_in_the_making_is_gone_on_with() {
+    let mut last = true;
+    let broker = broker(move |op, lease| match op {
+        Op::Ping(_) if std::mem::take(&mut last) => Act::Last(Reply::Ping(PingResponse {})),
+        _ => obliging(op, lease),
+    });
+    let client = client(&broker, CreateMode::Broker).await;
+    client.ping().await.unwrap();
+    broker.closed.recv().unwrap();
+    for _ in 0..20 {
+        // Begins to connect, or finds that this is under way or done.
+        polled(1, client.ping(), || ()).await;
+    }
+    let mut tasks = JoinSet::new();
+    for _ in 0..20 {
+        let client = client.clone();
+        tasks.spawn(async move { client.ping().await });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap().unwrap();
+    }
+    assert_eq!(broker.accepted.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use scratch_proto::v1::admin_client::AdminClient;
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
 use scratch_proto::v1::leases_client::LeasesClient;
-use scratch_proto::v1::{GrantRequest, ListLeasesRequest, StatusRequest};
+use scratch_proto::v1::{GrantRequest, KeepRequest, ListLeasesRequest, StatusRequest};
 use scratch_tests::{Broker, Channel, DEADLINE, Options, contained, eventually};
 use tonic::transport::{Channel as Grpc, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
@@ -74,8 +74,7 @@ fn errors_carry_their_reason() {
         let broker = Broker::start(Options::default());
         with_grpc(&broker, async |grpc| {
             let mut leases = LeasesClient::new(grpc.clone());
-            let later =
-                leases.grant(GrantRequest::default()).await.expect_err("Grant is the channel's in this version");
+            let later = leases.keep(KeepRequest::default()).await.expect_err("Keep is a later version's");
             assert_eq!(later.code(), tonic::Code::Unimplemented);
             let page = ListLeasesRequest { page_size: 0, page_token: "no id".to_owned() };
             let refused = leases.list(page).await.expect_err("a token is a lease's id");

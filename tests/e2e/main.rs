@@ -2,6 +2,7 @@
 
 mod bad_start;
 mod channel;
+mod conformance;
 mod containment;
 mod crash;
 mod floods;
@@ -9,6 +10,7 @@ mod grpc;
 mod holders;
 mod jobs;
 mod programs;
+mod protocol;
 mod regressions;
 mod removal;
 mod restart;

@@ -229,7 +229,10 @@ impl Broker {
             AreaKind::Memory => Ok(unnamed(scratch_fs::create_memory(c"scratchd", plan.mode)?)),
             AreaKind::File => match scratch_fs::create_file(directory, &plan.naming, plan.mode) {
                 Ok((handle, name)) => Ok(named(plan, name, Some(handle))),
-                Err(error) => Ok(named(plan, exact(plan)?, Some(again(directory, plan, owner, error)?))),
+                Err(error) => {
+                    let handle = again(directory, plan, owner, error)?;
+                    Ok(named(plan, exact(plan)?, Some(handle)))
+                }
             },
             AreaKind::Directory => match scratch_fs::create_directory(directory, &plan.naming, plan.mode) {
                 Ok(name) => self.with_handle(directory, plan, name.clone()).inspect_err(|_| {
@@ -325,7 +328,7 @@ fn plan<'a>(road: Road, request: &'a v1::CreateRequest, exact: Option<&'a CStr>)
     }
     let named = matches!(kind, AreaKind::File | AreaKind::Directory);
     if exact.is_some() && count > 1 {
-        return Err(RequestError::Request("an exact name goes with one area; send several requests"));
+        return Err(RequestError::Kind("an exact name goes with one area; send several requests"));
     }
     if exact.is_some() && !named {
         return Err(RequestError::Kind("an anonymous or memory area has no name; leave it out"));

@@ -1,6 +1,7 @@
 //! The broker as its clients see it: one connection at a time, made again when the broker was restarted or the process is a
 //! forked child.
 
+use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,6 @@ use crate::wait::Wait;
 use crate::{ClientError, ConnectOptions, CreateMode};
 
 /// What all clones of a client share, and all guards.
-#[derive(Debug)]
 pub(crate) struct Broker<W: Wait> {
     pub(crate) options: ConnectOptions,
     pub(crate) start: Start,
@@ -28,7 +28,6 @@ pub(crate) struct Broker<W: Wait> {
 }
 
 /// What belongs to one process. Locked for moments, never while anything is waited for.
-#[derive(Debug)]
 pub(crate) struct State<W: Wait> {
     process: u32,
     pub(crate) link: Option<Arc<Link<W>>>,
@@ -148,6 +147,17 @@ impl<W: Wait> Broker<W> {
             result => result,
         };
         (result, Course { link: Some(link), is_sent, resent: false })
+    }
+}
+
+impl<W: Wait> fmt::Debug for Broker<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { options, start, create, .. } = self;
+        f.debug_struct("Broker")
+            .field("options", options)
+            .field("start", start)
+            .field("create", create)
+            .finish_non_exhaustive()
     }
 }
 

@@ -5,7 +5,9 @@ use std::future::poll_fn;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -22,7 +24,6 @@ use crate::table::{Next, Table};
 use crate::wait::Wait;
 
 /// A connection with the requests that are under way on it.
-#[derive(Debug)]
 pub(crate) struct Link<W: Wait> {
     socket: W::Socket,
     directory: PathBuf,
@@ -66,10 +67,18 @@ impl<W: Wait> Link<W> {
         let packet = pack(request);
         let mut waiting = Waiting { link: self, request, undo, is_sent: false };
         let packet = packet.ok_or_else(|| self.error("send a request over 64 KiB to the broker in", Errno::MSGSIZE))?;
-        if let Err(errno) = W::send(&self.socket, &packet, descriptors).await {
+        let id = waiting.request.id;
+        let mut sending = pin!(W::send(&self.socket, &packet, descriptors));
+        // A broker whose answers nobody reads would stop reading in its turn.
+        let mut hearing = pin!(self.hear_until_answered(id));
+        let sent = poll_fn(|context| match sending.as_mut().poll(context) {
+            Poll::Ready(sent) => Poll::Ready(sent.map_err(|errno| self.error("send to the broker in", errno))),
+            Poll::Pending => hearing.as_mut().poll(context).map(|lost| lost.map(drop)),
+        });
+        if let Err(error) = sent.await {
             // What was answered before the end is taken in, and then the end, which tells what has to be said again.
             self.hear_what_is_there();
-            return Err(self.error("send to the broker in", errno));
+            return Err(error);
         }
         waiting.is_sent = true;
         Ok(waiting)
@@ -83,8 +92,26 @@ impl<W: Wait> Link<W> {
     /// Says what is owed, as far as the socket takes it without waiting, and hears what came back, so that no answers pile up
     /// unread: the broker closes a connection that leaves too many.
     pub(crate) fn settle(&self) {
-        while !self.owed.is_empty() && self.say_owed().is_ok() {
+        let mut said = Ok(());
+        while said.is_ok() && !self.owed.is_empty() {
+            said = self.say_owed();
             self.hear_what_is_there();
+        }
+    }
+
+    /// The answer to `id`. Reads for all that wait if nobody else does.
+    async fn hear_until_answered(&self, id: u64) -> Result<Answer, ClientError> {
+        let mut reading = match poll_fn(|context| self.table().poll(id, context)).await {
+            Next::Take(answer) => return answer,
+            Next::Read(buffer) => Reading { link: self, buffer },
+        };
+        loop {
+            let mut descriptors = Vec::new();
+            let received = W::receive(&self.socket, &mut reading.buffer, &mut descriptors).await;
+            reading.hear(received, descriptors);
+            if let Some(answer) = self.table().take(id) {
+                return answer;
+            }
         }
     }
 
@@ -127,21 +154,8 @@ impl<W: Wait> Link<W> {
 }
 
 impl<W: Wait> Waiting<'_, W> {
-    /// The answer. Reads for all that wait if nobody else does.
     pub(crate) async fn answer(self) -> Result<Answer, ClientError> {
-        let (link, id) = (self.link, self.request.id);
-        let mut reading = match poll_fn(|context| link.table().poll(id, context)).await {
-            Next::Take(answer) => return answer,
-            Next::Read(buffer) => Reading { link, buffer },
-        };
-        loop {
-            let mut descriptors = Vec::new();
-            let received = W::receive(&link.socket, &mut reading.buffer, &mut descriptors).await;
-            reading.hear(received, descriptors);
-            if let Some(answer) = link.table().take(id) {
-                return answer;
-            }
-        }
+        self.link.hear_until_answered(self.request.id).await
     }
 }
 

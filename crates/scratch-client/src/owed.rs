@@ -9,12 +9,11 @@ use scratch_proto::v1::channel_response::Result as Reply;
 use scratch_proto::v1::{Kind, ReleaseRequest, RevokeRequest};
 
 /// First in, first out. It outlives connections, and is a process's own.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Owed(Mutex<VecDeque<Op>>);
 
 /// How to unmake what a request makes whose caller has gone. Known only when its answer comes: what it did not make, it may
 /// not take away.
-#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Undo {
     /// Releases the areas that were made under this lease.
     Areas { lease: String },

@@ -10,7 +10,6 @@ use scratch_proto::{PACKET_BYTES_MAX, descriptors};
 use crate::ClientError;
 
 /// The broker's answer to one request, an error of its own among them.
-#[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) reply: Reply,
     pub(crate) descriptors: Vec<OwnedFd>,

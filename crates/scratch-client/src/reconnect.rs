@@ -16,7 +16,6 @@ use crate::owed::Undo;
 use crate::wait::Wait;
 
 /// Who makes the connection, and who waits for it.
-#[derive(Debug)]
 pub(crate) struct Making<W: Wait> {
     is_made: bool,
     /// Begun by one that gave up waiting for it.

@@ -12,7 +12,6 @@ use crate::owed::Undo;
 use crate::packet::Answer;
 
 /// One request under way.
-#[derive(Debug)]
 enum Pending {
     /// Its caller waits, and sleeps if there is a waker.
     Waited(Option<Waker>),
@@ -25,7 +24,6 @@ enum Pending {
 }
 
 /// All that is under way. Of the callers that wait one reads, for all: who has the buffer.
-#[derive(Debug)]
 pub(crate) struct Table {
     last_id: u64,
     pending: HashMap<u64, Pending>,
@@ -35,7 +33,6 @@ pub(crate) struct Table {
 }
 
 /// What a caller is to do next.
-#[derive(Debug)]
 pub(crate) enum Next {
     Take(Result<Answer, ClientError>),
     /// Read, for everybody, until its own answer is there.

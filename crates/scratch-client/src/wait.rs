@@ -15,9 +15,9 @@ use crate::{ClientError, ConnectOptions};
 /// A flavour of the SDK.
 pub(crate) trait Wait: Debug + Clone + Copy + Send + Sync + 'static {
     /// A connected socket that can be waited for.
-    type Socket: AsFd + Debug + Send + Sync;
+    type Socket: AsFd + Send + Sync;
     /// A connection in the making. Who takes over from one that gave up waiting for it goes on with it.
-    type Connecting: Future<Output = Result<Connected, ClientError>> + Debug + Send + Unpin;
+    type Connecting: Future<Output = Result<Connected, ClientError>> + Send + Unpin;
 
     /// Begins to look for the broker. May take as long as a broker takes to start.
     fn connect(options: &ConnectOptions, start: Start) -> Self::Connecting;

@@ -25,14 +25,12 @@ pub(crate) struct Tokio;
 
 /// A socket that a runtime watches. To tokio, which has no type for SOCK_SEQPACKET, it is one of datagrams; it only waits
 /// for it.
-#[derive(Debug)]
 pub(crate) struct Socket {
     watched: Option<UnixDatagram>,
     process: u32,
 }
 
 /// A connection that is made on one of tokio's blocking threads, which goes on whoever waits for it.
-#[derive(Debug)]
 pub(crate) struct Connecting(JoinHandle<Result<Connected, ClientError>>);
 
 impl Wait for Tokio {

@@ -1,6 +1,7 @@
 //! The blocking flavour: what it sends, and what it makes of the answers.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 
 use scratch_client::{AreaOptions, Client, ClientError, CreateMode, GrantOptions, Holder, Replace};
@@ -175,4 +176,5 @@ fn many_threads_share_a_connection_and_none_waits_for_another() {
     });
     let client = client(&broker, CreateMode::Auto);
     std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(|| client.ping().unwrap()))));
+    assert_eq!(broker.accepted.load(Ordering::Relaxed), 1);
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
@@ -30,6 +31,8 @@ pub(crate) enum Act {
 pub(crate) struct Broker {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) seen: Receiver<Op>,
+    /// How many connections it has had.
+    pub(crate) accepted: Arc<AtomicUsize>,
     /// A word for each connection that is closed.
     pub(crate) closed: Receiver<()>,
 }
@@ -46,8 +49,11 @@ pub(crate) fn broker(act: impl FnMut(&Op, &Path) -> Act + Send + 'static) -> Bro
     let lease = directory.path().join("lease");
     std::fs::create_dir(&lease).unwrap();
     let act = Arc::new(Mutex::new(act));
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
     std::thread::spawn(move || {
         while let Ok(connection) = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) {
+            count.fetch_add(1, Ordering::Relaxed);
             let (act, tell, tell_closed, lease) = (Arc::clone(&act), tell.clone(), tell_closed.clone(), lease.clone());
             std::thread::spawn(move || {
                 let mut later = Vec::new();
@@ -83,7 +89,7 @@ pub(crate) fn broker(act: impl FnMut(&Op, &Path) -> Act + Send + 'static) -> Bro
             });
         }
     });
-    Broker { directory, seen, closed }
+    Broker { directory, seen, accepted, closed }
 }
 
 impl Broker {

@@ -4,6 +4,7 @@ mod bad_start;
 mod channel;
 mod containment;
 mod crash;
+mod crowd;
 mod floods;
 mod grpc;
 mod holders;

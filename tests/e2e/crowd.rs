@@ -54,10 +54,6 @@ fn leases(crowd: &[Client]) -> BTreeSet<String> {
     crowd.iter().map(|client| client.lease.clone()).collect()
 }
 
-fn paths(crowd: &[Client]) -> Vec<PathBuf> {
-    crowd.iter().map(|client| client.path.clone()).collect()
-}
-
 fn listed(broker: &Broker) -> BTreeSet<String> {
     let leases = broker.json(&["ls"]);
     let leases = leases.as_array().expect("scratch ls prints an array");
@@ -90,20 +86,17 @@ fn half_of_a_thousand_are_killed() {
         let mut at = 0..;
         let (killed, mut left): (Vec<_>, Vec<_>) =
             crowd.into_iter().partition(|_| at.next().is_some_and(|at| at / 2 % 2 == 0));
-        let gone = paths(&killed);
         drop(killed);
-        gone.iter().for_each(|path| wait_gone(path, DEADLINE));
+        eventually(DEADLINE, "only who was left has a directory", || on_disk(&broker) == leases(&left));
+        // A moment later it is forgotten as well.
         eventually(DEADLINE, "only who was left is listed", || listed(&broker) == leases(&left));
-        assert_eq!(on_disk(&broker), leases(&left));
         all_are_there(&mut left);
 
-        let gone = paths(&left);
         for client in left {
             assert!(client.dialogue.end().success());
         }
-        gone.iter().for_each(|path| wait_gone(path, DEADLINE));
-        eventually(DEADLINE, "nobody is listed", || listed(&broker).is_empty());
         nothing_is_left(&broker);
+        eventually(DEADLINE, "nobody is listed", || listed(&broker).is_empty());
     });
 }
 
@@ -131,9 +124,7 @@ fn streams_come_back_to_the_next_broker() {
             eventually(DEADLINE, "all who came back are listed", || listed(&broker) == leases(&crowd));
             all_are_there(&mut crowd);
         }
-        let gone = paths(&crowd);
         drop(crowd);
-        gone.iter().for_each(|path| wait_gone(path, DEADLINE));
         nothing_is_left(&broker);
     });
 }

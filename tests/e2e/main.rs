@@ -5,6 +5,7 @@ mod channel;
 mod conformance;
 mod containment;
 mod crash;
+mod crowd;
 mod doctor;
 mod floods;
 mod grpc;

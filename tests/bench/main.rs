@@ -4,6 +4,7 @@
 mod areas;
 mod channel;
 mod echo;
+mod grpc;
 mod measure;
 mod trees;
 
@@ -78,6 +79,7 @@ const CASES: &[Case] = &[
     (&["anonymous-stock"], |site| vec![areas::anonymous_stock(site)]),
     (&["named-broker"], |site| vec![areas::named_broker(site)]),
     (&["channel-empty"], |site| vec![channel::channel_empty(site)]),
+    (&["grpc-create"], |site| vec![grpc::create(site)]),
     (&["release-tree", "reap-tree-wall", "reap-tree-cpu"], trees::trees),
     (&["sigkill-gone-p99"], |site| vec![channel::sigkill_gone(site)]),
 ];
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
     match arguments.part.as_deref() {
         Some("echo") => return echo::serve(),
         Some("hold") => return channel::hold(),
+        Some("grpc") => return grpc::serve(),
         _ => {}
     }
     let kept = arguments.disk.clone().unwrap_or_else(|| "target/bench".into());

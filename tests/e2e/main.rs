@@ -2,8 +2,10 @@
 
 mod bad_start;
 mod channel;
+mod conformance;
 mod containment;
 mod crash;
+mod crowd;
 mod doctor;
 mod floods;
 mod grpc;
@@ -12,6 +14,7 @@ mod jobs;
 mod lease;
 mod mktemp;
 mod programs;
+mod protocol;
 mod regressions;
 mod removal;
 mod restart;

@@ -183,25 +183,39 @@ fn read(path: &str) -> Result<Vec<u8>, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::process::{Child, Command};
+
+    /// A process with one variable more; killed when dropped.
+    struct Sleeper(Child);
+
+    impl Sleeper {
+        fn with(variable: &str, lease: LeaseId) -> Self {
+            Self(Command::new("sleep").arg("1000").env(variable, lease.as_str()).spawn().unwrap())
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            self.0.kill().and_then(|()| self.0.wait()).unwrap();
+        }
+    }
 
     #[test]
     fn a_child_is_found_by_its_environment_and_told_from_others() {
-        let lease = LeaseId::from_bits([7; 10]);
-        let mut child = Command::new("sleep").arg("1000").env("SCRATCHD_LEASE", lease.as_str()).spawn().unwrap();
-        let mut other = Command::new("sleep").arg("1000").env("XSCRATCHD_LEASE", lease.as_str()).spawn().unwrap();
+        // This process's own, since others may be running the same test.
+        let mut bits = [7; 10];
+        bits[..4].copy_from_slice(&std::process::id().to_be_bytes());
+        let lease = LeaseId::from_bits(bits);
+        let (child, other) = (Sleeper::with("SCRATCHD_LEASE", lease), Sleeper::with("XSCRATCHD_LEASE", lease));
         let tenant = rustix::process::geteuid().as_raw();
         let root = LeaseId::from_bits([1; 10]);
         let wanted = || Wanted::from([(lease, root)]);
         let found = search_environments(tenant, wanted()).unwrap();
         let pids: Vec<_> = found.iter().map(|(held, process)| (*held, process.id.pid)).collect();
-        assert_eq!(pids, [(root, i32::try_from(child.id()).unwrap())]);
+        assert_eq!(pids, [(root, i32::try_from(child.0.id()).unwrap())]);
         let found: Vec<_> = found.into_iter().map(|(_, process)| process).collect();
         assert!(is_alive(&found[0].pidfd).unwrap());
-        for child in [&mut child, &mut other] {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
+        drop((child, other));
         assert!(!is_alive(&found[0].pidfd).unwrap());
         assert!(search_environments(tenant, wanted()).unwrap().is_empty());
         assert_eq!(HeldProcess::of_pid(pids[0].1).unwrap_err(), Errno::SRCH);

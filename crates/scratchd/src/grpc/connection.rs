@@ -14,6 +14,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::server::Connected;
 
+use super::authority::Authority;
 use crate::broker::Broker;
 use crate::client::{Client, Road};
 use crate::load::Outgoing;
@@ -24,6 +25,7 @@ pub(super) struct Connection {
     stream: UnixStream,
     /// The kernel keeps descriptors off it.
     refuses_descriptors: bool,
+    authority: Authority,
     broker: Arc<Broker>,
     shared: Arc<Shared>,
 }
@@ -76,7 +78,8 @@ fn admit(broker: &Arc<Broker>, stream: UnixStream, refuses_descriptors: bool) ->
     let client = Client::new(socket, peer, (id, Road::Grpc), seat?);
     broker.lock().open.insert(id);
     let shared = Shared { caller, outgoing: Arc::clone(&client.outgoing), id, client: Mutex::new(client) };
-    Some(Connection { stream, refuses_descriptors, broker: Arc::clone(broker), shared: Arc::new(shared) })
+    let (authority, broker, shared) = (Authority::default(), Arc::clone(broker), Arc::new(shared));
+    Some(Connection { stream, refuses_descriptors, authority, broker, shared })
 }
 
 impl Drop for Connection {
@@ -111,23 +114,18 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let mut connection = self;
-        if connection.refuses_descriptors {
-            return Pin::new(&mut connection.stream).poll_read(context, buffer);
+impl Connection {
+    fn poll_receive(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        if self.refuses_descriptors {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
         }
-        if connection.broker.side.is_flooded() {
+        if self.broker.side.is_flooded() {
             // Whoever sends more descriptors than can be closed is cut off.
             return Poll::Ready(Err(std::io::ErrorKind::ConnectionAborted.into()));
         }
         loop {
-            ready!(connection.stream.poll_read_ready(context))?;
-            match connection.read(buffer.initialize_unfilled()) {
+            ready!(self.stream.poll_read_ready(context))?;
+            match self.read(buffer.initialize_unfilled()) {
                 Ok(length) => {
                     buffer.advance(length);
                     return Poll::Ready(Ok(()));
@@ -136,6 +134,19 @@ impl AsyncRead for Connection {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(self.poll_receive(context, buffer))?;
+        self.authority.mend(&mut buffer.filled_mut()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -26,9 +26,12 @@ impl Service {
             state.table.leases().filter(mine).map(scratch_lease::Lease::id).collect()
         };
         ids.retain(|id| after.is_none_or(|after| *id > after));
-        ids.sort_unstable();
         let rest = ids.len() > size;
-        ids.truncate(size);
+        if rest {
+            ids.select_nth_unstable(size);
+            ids.truncate(size);
+        }
+        ids.sort_unstable();
         let mut leases: Vec<v1::Lease> = {
             let state = self.0.lock();
             ids.iter()

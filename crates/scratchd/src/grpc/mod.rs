@@ -2,6 +2,7 @@
 
 mod admin;
 mod areas;
+mod authority;
 mod calls;
 mod connection;
 mod health;
@@ -35,9 +36,9 @@ const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Calls under way on one connection.
 const STREAMS_MAX: u32 = 256;
-/// Most things of one page, and about how many bytes: clients take 4 MiB if they are not told otherwise.
+/// Most things of one page, and about how many bytes: what a client does not read, the broker keeps.
 const PAGE_MAX: usize = 1000;
-const PAGE_BYTES_MAX: usize = 256 * 1024;
+const PAGE_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves until `stop` is done.
 ///

@@ -3,16 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
-use hyper_util::rt::TokioIo;
 use scratch_proto::v1;
 use scratch_proto::v1::areas_client::AreasClient;
 use scratch_proto::v1::areas_server::{Areas, AreasServer};
 use scratch_proto::v1::leases_client::LeasesClient;
-use scratch_tests::DEADLINE;
-use tokio::net::{UnixListener, UnixStream};
+use scratch_tests::{DEADLINE, connect_grpc};
+use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status};
 
 use crate::Site;
@@ -82,12 +81,8 @@ impl Drop for Peer {
     }
 }
 
-async fn connect(socket: PathBuf) -> Channel {
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    Endpoint::from_static("http://localhost").connect_with_connector(connector).await.expect("it listens")
+async fn connect(socket: &Path) -> Channel {
+    connect_grpc(socket).await.expect("it listens")
 }
 
 pub(crate) fn create(site: &Site) -> Row {
@@ -107,11 +102,11 @@ pub(crate) fn create(site: &Site) -> Row {
 }
 
 fn measured(runtime: &Runtime, site: &Site, peer: &Peer) -> (f64, f64, usize) {
-    let channel = runtime.block_on(connect(site.broker.grpc_socket()));
+    let channel = runtime.block_on(connect(&site.broker.grpc_socket()));
     let mut leases = LeasesClient::new(channel.clone());
     let lease = runtime.block_on(leases.grant(v1::GrantRequest::default())).expect("it grants").into_inner().id;
     let mut areas = AreasClient::new(channel);
-    let mut empty = AreasClient::new(runtime.block_on(connect(peer.socket.clone())));
+    let mut empty = AreasClient::new(runtime.block_on(connect(&peer.socket)));
     let request =
         v1::CreateRequest { lease: lease.clone(), kind: v1::Kind::File.into(), ..v1::CreateRequest::default() };
     side_by_side(

@@ -1,17 +1,13 @@
 //! gRPC: health, reflection, what this version has not, and settings that change while the broker runs.
 
-use std::future::Future;
-use std::path::PathBuf;
-
-use hyper_util::rt::TokioIo;
 use rustix::process::{Signal, kill_process};
 use scratch_proto::v1::admin_client::AdminClient;
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
 use scratch_proto::v1::leases_client::LeasesClient;
 use scratch_proto::v1::{GrantRequest, KeepRequest, ListLeasesRequest, StatusRequest};
-use scratch_tests::{Broker, Channel, DEADLINE, Options, contained, eventually};
-use tonic::transport::{Channel as Grpc, Endpoint};
+use scratch_tests::{Broker, Channel, DEADLINE, Options, contained, eventually, with_grpc};
+use tonic::transport::Channel as Grpc;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -22,21 +18,6 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_types::StatusExt;
 
 const SERVICES: [&str; 3] = ["scratchd.v1.Admin", "scratchd.v1.Areas", "scratchd.v1.Leases"];
-
-fn with_grpc<T, F: Future<Output = T>>(broker: &Broker, talk: impl FnOnce(Grpc) -> F) -> T {
-    let socket = broker.grpc_socket();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio runs");
-    runtime.block_on(async { talk(connect(socket).await).await })
-}
-
-async fn connect(socket: PathBuf) -> Grpc {
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    let endpoint = Endpoint::from_static("http://localhost");
-    endpoint.connect_with_connector(connector).await.expect("the broker listens on grpc.sock")
-}
 
 #[test]
 fn health_and_reflection() {

@@ -1,11 +1,11 @@
-//! What docs/protocol.md shows is run as it stands there; and a client that knows nothing but the socket finds its way by
-//! reflection.
+//! What docs/protocol.md shows is run as it stands there, and what it says of restarts is done; a client that knows nothing but
+//! the socket finds its way by reflection.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use scratch_tests::{Broker, DEADLINE, Options, contained, eventually, names_in, python, source_tree};
+use scratch_tests::{Broker, DEADLINE, Dialogue, Options, contained, eventually, names_in, python, source_tree};
 
 /// What stands in the document's fences, by the name in the comment before each.
 fn examples() -> Vec<(String, String)> {
@@ -77,5 +77,24 @@ fn reflection() {
         client.arg(source_tree().join("tests/python/reflection.py")).env("SCRATCHD_RUNTIME_DIR", broker.runtime_dir());
         let status = client.status().expect("python was there a moment ago");
         assert!(status.success(), "reflection ended early: {status}");
+    });
+}
+
+#[test]
+fn a_client_comes_back_after_a_restart() {
+    let test = "protocol::a_client_comes_back_after_a_restart";
+    contained(test, || {
+        let Some(python) = python(test) else { return };
+        // Far longer than it takes to come back, and to be waited for by what does not.
+        let mut broker = Broker::start(Options { grace: Some("5s"), ..Options::default() });
+        let mut client = Command::new(python);
+        client.arg(source_tree().join("tests/python/reconnect.py")).env("SCRATCHD_RUNTIME_DIR", broker.runtime_dir());
+        let mut client = Dialogue::start(client);
+        assert_eq!(client.line(), "granted");
+        broker.kill();
+        broker.restart();
+        client.say("there is another broker");
+        assert!(client.wait().success());
+        eventually(DEADLINE, "nothing is left", || names_in(broker.pool_root()) == [".scratch"]);
     });
 }

@@ -22,14 +22,16 @@ PLACES = ("/dev/shm", "/var/tmp", "/tmp")
 
 
 def surroundings(stubs):
-    """What every case may know: where the broker's sockets and its pool are, and a place that is not on the pool's file
+    """What every case may know: the broker's process, its sockets and its pool, and a place that is not on the pool's file
     system, or nothing where there is none."""
     connection = connect("grpc", stubs)
-    pool = base64.b64decode(connection.call("Admin.Status", {}).reply["pools"][0]["root"]).decode()
+    status = connection.call("Admin.Status", {}).reply
     connection.close()
+    pool = base64.b64decode(status["pools"][0]["root"]).decode()
     devices = {place: os.stat(place).st_dev for place in PLACES if os.access(place, os.W_OK)}
     others = [place for place, device in devices.items() if device != os.stat(pool).st_dev]
-    return {"runtime": os.environ["SCRATCHD_RUNTIME_DIR"], "pool": pool, "elsewhere": next(iter(others), None)}
+    known = {"broker.pid": status["pid"], "runtime": os.environ["SCRATCHD_RUNTIME_DIR"], "pool": pool}
+    return known | {"elsewhere": next(iter(others), None)}
 
 
 def missing(needs, variables):

@@ -43,6 +43,13 @@ class Child:
         os.close(self.pidfd)
 
 
+class Stream:
+    """A stream of another process: nothing of it is here."""
+
+    def cancel(self):
+        pass
+
+
 class Client(Child):
     """Another process that talks to the broker."""
 
@@ -58,8 +65,8 @@ class Client(Child):
         return self.ask([name, request, False])
 
     def stream(self):
-        """One of the process, which ends with it."""
-        return self
+        """The process has one, which ends with it."""
+        return Stream()
 
     def renew(self, stream, request):
         return self.ask(["Leases.KeepAlive", request, True])

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -44,23 +45,22 @@ class Mount:
         subprocess.run(["umount", "-n", path], check=True)
 
 
-def look(about, path=None, descriptor=None):
-    """What stat says, and what is in it."""
+def look(about):
+    """What stat says."""
     found = {"kind": KINDS.get(stat.S_IFMT(about.st_mode), "other"), "mode": f"{stat.S_IMODE(about.st_mode):04o}"}
-    found |= {"links": about.st_nlink, "uid": about.st_uid}
-    if found["kind"] == "file" and descriptor is not None:
-        found["content"] = os.pread(descriptor, 65536, 0).decode(errors="replace")
-    elif found["kind"] == "file":
-        with open(path, "rb") as file:
-            found["content"] = file.read(65536).decode(errors="replace")
-    elif found["kind"] == "directory" and path is not None:
-        found["entries"] = sorted(os.listdir(path))
-    return found
+    return found | {"links": about.st_nlink, "uid": about.st_uid}
 
 
-def look_at(path):
+def look_at(path, wanted):
+    """The same, and what is in it if that is wanted: it may not be ours to open."""
     try:
-        return look(os.lstat(path), path)
+        found = look(os.lstat(path))
+        if "content" in wanted:
+            with open(path, "rb") as file:
+                found["content"] = file.read().decode(errors="replace")
+        if "entries" in wanted:
+            found["entries"] = sorted(os.listdir(path))
+        return found
     except FileNotFoundError:
         return {"kind": "gone"}
 
@@ -88,7 +88,10 @@ class Case:
     def clean(self):
         """Ends what is left of it."""
         for thing in reversed(self.things.values()):
-            getattr(thing, "cancel", thing.close)()
+            if hasattr(thing, "cancel"):
+                thing.cancel()
+            else:
+                thing.close()
         if not self.leases:
             return
         try:
@@ -140,14 +143,21 @@ class Case:
 
     def answer(self, step, connection, descriptors):
         if "stream" in step and connection.road == "grpc":
-            stream = self.things.get(step["stream"])
-            if stream is None:
-                stream = connection.stream()
-                if stream is not connection:
-                    self.things[step["stream"]] = stream
-            return connection.renew(stream, self.text(step, "request", {}))
+            return self.answer_on(step["stream"], connection, self.text(step, "request", {}))
         request = self.text(step, "raw") if "raw" in step else self.text(step, "request", {})
         return connection.call(step["call"], request, descriptors, self.text(step, "headers"))
+
+    def answer_on(self, name, connection, request):
+        """On a stream of that name, which is opened if it is not open."""
+        if name not in self.things:
+            self.things[name] = connection.stream()
+        try:
+            return connection.renew(self.things[name], request)
+        except Refused as refused:
+            # That was the stream's end, not one lease's error.
+            if hasattr(refused, "headers"):
+                self.things.pop(name).cancel()
+            raise
 
     def refused(self, expect, refused):
         found = {"reason": refused.reason, "code": code_pb2.Code.Name(refused.code), "metadata": refused.metadata}
@@ -230,6 +240,9 @@ class Case:
     def kill(self, step):
         self.things[step["kill"]].kill()
 
+    def stop(self, step):
+        os.kill(self.variables["broker.pid"], signal.SIGTERM)
+
     # The file system, seen from outside
 
     def make(self, step):
@@ -250,14 +263,18 @@ class Case:
 
     def check(self, step):
         path = self.text(step, "check")
-        act = lambda: match({"kind": step["kind"]} | self.looks(step), look_at(path), self.variables, path)
+        wanted = self.looks(step)
+        act = lambda: match(wanted, look_at(path, wanted), self.variables, path)
         self.until(act) if step.get("eventually") else act()
 
     def check_descriptor(self, step):
         descriptor = self.things[step["descriptor"]].descriptor
         if "write" in step:
             os.pwrite(descriptor, self.text(step, "write").encode(), 0)
-        match(self.looks(step), look(os.fstat(descriptor), descriptor=descriptor), self.variables, step["descriptor"])
+        found = look(os.fstat(descriptor))
+        if "content" in step:
+            found["content"] = os.pread(descriptor, 65536, 0).decode(errors="replace")
+        match(self.looks(step), found, self.variables, step["descriptor"])
         if "path" in step:
             path = self.text(step, "path")
             demand(os.path.samestat(os.fstat(descriptor), os.lstat(path)), path, "another file", step["descriptor"])
@@ -280,6 +297,7 @@ VERBS = {
     "child": Case.child,
     "client": Case.client,
     "kill": Case.kill,
+    "stop": Case.stop,
     "make": Case.make,
     "check": Case.check,
     "descriptor": Case.check_descriptor,

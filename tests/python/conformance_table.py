@@ -16,6 +16,7 @@ STEP_KEYS = {
     "child": set(),
     "client": {"road", "tenant"},
     "kill": set(),
+    "stop": set(),
     "make": {"path", "content", "target", "mode", "as"},
     "check": {"kind", "mode", "links", "content", "entries", "uid", "eventually"},
     "descriptor": {"kind", "mode", "links", "content", "write", "path"},

@@ -17,8 +17,8 @@ from scratch_channel import Refused
 SOURCE = pathlib.Path(__file__).resolve().parents[2] / "proto"
 # A broker that never answers is to fail the test, not to hang it.
 DEADLINE_SECONDS = 60
-# The socket's path, which grpcio would send as the authority, is none; and equal channels would share one connection.
-OPTIONS = [("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
+# Equal channels would share one connection.
+OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
 
 
 class Stubs:
@@ -118,11 +118,12 @@ class Grpc:
         self.channel.close()
 
     def call(self, service, method, request, metadata=()):
-        """One request and its reply, with the headers that came with it."""
+        """One request and its reply, with the headers that came with it. With a `grpc-timeout` in its metadata the broker gives
+        up, and the client does not."""
+        metadata = tuple(metadata)
+        timeout = None if "grpc-timeout" in dict(metadata) else DEADLINE_SECONDS
         try:
-            reply, call = getattr(self.clients[service], method).with_call(
-                request, timeout=DEADLINE_SECONDS, metadata=tuple(metadata)
-            )
+            reply, call = getattr(self.clients[service], method).with_call(request, timeout=timeout, metadata=metadata)
         except grpc.RpcError as error:
             raise refusal(error) from None
         return reply, headers(call)

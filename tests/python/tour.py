@@ -17,7 +17,7 @@ import sys
 from scratch_channel import PACKET_BYTES_MAX, Closed, Refused, connect
 
 FILE, DIRECTORY, ANONYMOUS, MEMORY = 1, 2, 3, 4
-FAILED_PRECONDITION, UNIMPLEMENTED = 9, 12
+UNIMPLEMENTED = 12
 
 
 def check(what, holds, found=None):

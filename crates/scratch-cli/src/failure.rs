@@ -30,7 +30,7 @@ pub(crate) enum Failure {
     #[error("{}", .0.join("; "))]
     Debt(Vec<String>),
     #[error(
-        "{0} leases live: nothing is granted, and the broker goes when they have ended; `scratch drain --undo` calls it off"
+        "still live: {0} leases. Nothing is granted, and the broker goes when they have ended; `scratch drain --undo` calls it off"
     )]
     LeasesLeft(u64),
     #[error("the drain was called off: the broker grants again")]

@@ -22,6 +22,7 @@ pub use named::{Directory, NamedFile};
 
 use crate::broker::Broker;
 use crate::connect::{self, Connected, Start};
+use crate::tending::Tending;
 use crate::wait::Wait;
 use crate::{ClientError, ConnectOptions};
 
@@ -47,6 +48,10 @@ impl Wait for Blocking {
 
     async fn receive(socket: &OwnedFd, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> Result<Received, Errno> {
         receive_packet(socket.as_fd(), buffer, descriptors, RecvFlags::empty())
+    }
+
+    fn tend(_: Tending<Self>) {
+        // There are none: its calls are not given up, and its guards wait.
     }
 
     fn let_go(broker: &Broker<Self>, op: Op) {

@@ -15,6 +15,7 @@ use crate::link::Link;
 use crate::owed::{Owed, Undo};
 use crate::packet::Answer;
 use crate::reconnect::Making;
+use crate::tending::Tending;
 use crate::tenure::Tenure;
 use crate::wait::Wait;
 use crate::{ClientError, ConnectOptions, CreateMode};
@@ -83,8 +84,8 @@ impl<W: Wait> Broker<W> {
         (result, Course { resent: first.is_sent, ..second })
     }
 
-    #[cfg(feature = "tokio")]
-    /// Says something whose answer nobody waits for: now if that goes without waiting, else before the next call.
+    /// Says something whose answer nobody waits for: now if that goes without waiting, else as soon as it does.
+    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "the blocking flavour waits for every answer"))]
     pub(crate) fn tell(&self, op: Op) {
         let (link, owed) = {
             let state = self.state();
@@ -93,6 +94,7 @@ impl<W: Wait> Broker<W> {
         owed.add([op]);
         if let Some(link) = link {
             link.settle();
+            Tending::of(&link).into_iter().for_each(W::tend);
         }
     }
 

@@ -61,6 +61,7 @@ mod reconnect;
 mod session;
 mod site;
 mod table;
+mod tending;
 mod tenure;
 #[cfg(feature = "tokio")]
 pub mod tokio;

@@ -21,6 +21,7 @@ use crate::connect::Connected;
 use crate::owed::{Owed, Undo};
 use crate::packet::{Answer, pack, understand};
 use crate::table::{Next, Table};
+use crate::tending::Tending;
 use crate::wait::Wait;
 
 /// A connection with the requests that are under way on it.
@@ -33,14 +34,14 @@ pub(crate) struct Link<W: Wait> {
 
 /// A request under way, and its caller. Dropped early, it leaves nothing behind.
 pub(crate) struct Waiting<'a, W: Wait> {
-    link: &'a Link<W>,
+    link: &'a Arc<Link<W>>,
     request: &'a ChannelRequest,
     undo: fn(&Op) -> Option<Undo>,
     is_sent: bool,
 }
 
 /// The one that reads.
-struct Reading<'a, W: Wait> {
+pub(crate) struct Reading<'a, W: Wait> {
     link: &'a Link<W>,
     buffer: Box<[u8]>,
 }
@@ -56,7 +57,7 @@ impl<W: Wait> Link<W> {
     /// Sends a request, whole or not at all: after an error it has not arrived. `undo` says what becomes of what it makes if its
     /// caller gives up.
     pub(crate) async fn send<'a>(
-        &'a self,
+        self: &'a Arc<Self>,
         request: &'a mut ChannelRequest,
         descriptors: &[BorrowedFd<'_>],
         undo: fn(&Op) -> Option<Undo>,
@@ -78,6 +79,11 @@ impl<W: Wait> Link<W> {
         if let Err(error) = sent.await {
             // What was answered before the end is taken in, and then the end, which tells what has to be said again.
             self.hear_what_is_there();
+            // Its runtime is gone: nobody can wait for it any more.
+            if matches!(error, ClientError::Io { source: Errno::NOTCONN, .. }) {
+                let owed = self.table().hear(Err(error.clone()));
+                self.owed.add(owed);
+            }
             return Err(error);
         }
         waiting.is_sent = true;
@@ -99,16 +105,19 @@ impl<W: Wait> Link<W> {
         }
     }
 
+    /// Whether nothing is owed, and no answer is outstanding that nobody waits for.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.table().is_tended_to() && self.owed.is_empty()
+    }
+
     /// The answer to `id`. Reads for all that wait if nobody else does.
     async fn hear_until_answered(&self, id: u64) -> Result<Answer, ClientError> {
         let mut reading = match poll_fn(|context| self.table().poll(id, context)).await {
             Next::Take(answer) => return answer,
-            Next::Read(buffer) => Reading { link: self, buffer },
+            Next::Read(buffer) => self.reading(buffer),
         };
         loop {
-            let mut descriptors = Vec::new();
-            let received = W::receive(&self.socket, &mut reading.buffer, &mut descriptors).await;
-            reading.hear(received, descriptors);
+            reading.read().await;
             if let Some(answer) = self.table().take(id) {
                 return answer;
             }
@@ -134,7 +143,7 @@ impl<W: Wait> Link<W> {
 
     fn hear_what_is_there(&self) {
         let Some(buffer) = self.table().try_read() else { return };
-        let mut reading = Reading { link: self, buffer };
+        let mut reading = self.reading(buffer);
         while !self.is_lost() {
             let mut descriptors = Vec::new();
             match receive_packet(self.socket.as_fd(), &mut reading.buffer, &mut descriptors, RecvFlags::DONTWAIT) {
@@ -144,7 +153,11 @@ impl<W: Wait> Link<W> {
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    pub(crate) fn reading(&self, buffer: Box<[u8]>) -> Reading<'_, W> {
+        Reading { link: self, buffer }
+    }
+
+    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -160,6 +173,13 @@ impl<W: Wait> Waiting<'_, W> {
 }
 
 impl<W: Wait> Reading<'_, W> {
+    /// Reads one packet, and takes it in.
+    pub(crate) async fn read(&mut self) {
+        let mut descriptors = Vec::new();
+        let received = W::receive(&self.link.socket, &mut self.buffer, &mut descriptors).await;
+        self.hear(received, descriptors);
+    }
+
     fn hear(&self, received: Result<Received, Errno>, descriptors: Vec<OwnedFd>) {
         let heard = match received {
             Ok(Received { length: 0, .. }) => Err(self.link.error("receive from the broker in", Errno::CONNRESET)),
@@ -178,10 +198,11 @@ impl<W: Wait> Reading<'_, W> {
 impl<W: Wait> Drop for Waiting<'_, W> {
     fn drop(&mut self) {
         let undo = || self.request.op.as_ref().filter(|_| self.is_sent).and_then(self.undo);
-        let owed = self.link.table().leave(self.request.id, undo);
-        if !owed.is_empty() {
+        let left = self.link.table().leave(self.request.id, undo);
+        if let Some(owed) = left {
             self.link.owed.add(owed);
             self.link.settle();
+            Tending::of(self.link).into_iter().for_each(W::tend);
         }
     }
 }

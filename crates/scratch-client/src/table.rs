@@ -28,6 +28,8 @@ pub(crate) struct Table {
     last_id: u64,
     pending: HashMap<u64, Pending>,
     buffer: Option<Box<[u8]>>,
+    /// Somebody reads on for those that have gone.
+    is_tended: bool,
     /// Why nothing will be answered any more.
     lost: Option<ClientError>,
 }
@@ -42,7 +44,7 @@ pub(crate) enum Next {
 impl Table {
     pub(crate) fn new() -> Self {
         let buffer = Some(vec![0; PACKET_BYTES_MAX].into_boxed_slice());
-        Self { last_id: 0, pending: HashMap::new(), buffer, lost: None }
+        Self { last_id: 0, pending: HashMap::new(), buffer, is_tended: false, lost: None }
     }
 
     /// A new request whose caller will wait.
@@ -92,11 +94,11 @@ impl Table {
         self.lost.clone().map(Err)
     }
 
-    /// The caller of `id` has gone, with its answer or without; `undo` if the request was sent. Gives what is to be undone now.
-    pub(crate) fn leave(&mut self, id: u64, undo: impl FnOnce() -> Option<Undo>) -> Vec<Op> {
+    /// The caller of `id` has gone, with its answer or without; `undo` if the request was sent. Gives what is to be undone
+    /// now, or nothing if it has taken its answer.
+    pub(crate) fn leave(&mut self, id: u64, undo: impl FnOnce() -> Option<Undo>) -> Option<Vec<Op>> {
         let ops = match self.pending.remove(&id) {
-            // It has taken its answer.
-            None => return Vec::new(),
+            None => return None,
             Some(Pending::Answered(answer)) => undo().map_or_else(Vec::new, |undo| undo.ops(answer.reply)),
             Some(_) => {
                 let undo = if self.lost.is_none() { undo() } else { None };
@@ -106,7 +108,28 @@ impl Table {
         };
         // It may have been woken to read.
         self.pass_on();
-        ops
+        Some(ops)
+    }
+
+    /// One that reads on until every answer is there that nobody waits for. Nothing if there is none, or there is one already.
+    pub(crate) fn begin_tending(&mut self) -> Option<u64> {
+        if self.is_tended || self.is_lost() || !self.has_unawaited() {
+            return None;
+        }
+        self.is_tended = true;
+        Some(self.add(Pending::Waited(None)))
+    }
+
+    /// Whether it may end.
+    pub(crate) fn is_tended_to(&mut self) -> bool {
+        self.is_tended = self.has_unawaited();
+        !self.is_tended
+    }
+
+    pub(crate) fn end_tending(&mut self, id: u64) {
+        self.is_tended = false;
+        // It made no request.
+        self.leave(id, || None);
     }
 
     /// For one who does not wait, and reads only what is there.
@@ -130,6 +153,10 @@ impl Table {
             Ok(Some((id, answer))) => self.answered(id, answer),
             Err(error) => self.lose(error),
         }
+    }
+
+    fn has_unawaited(&self) -> bool {
+        self.pending.values().any(|pending| matches!(pending, Pending::Cancelled(_) | Pending::Told(_)))
     }
 
     fn add(&mut self, pending: Pending) -> u64 {

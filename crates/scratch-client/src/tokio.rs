@@ -16,7 +16,8 @@
 //!
 //! # One connection, many tasks
 //! Clones share one connection, and any number of tasks may call at once: requests go out as they come, and each answer finds
-//! its task. No task runs in the background: of those that wait one reads, for all.
+//! its task. No task runs in the background: of those that wait one reads, for all. Only for answers that nobody waits for any
+//! more one is started, and ends when they are there.
 //!
 //! # The runtime
 //! The connection belongs to the runtime that made it, which needs its I/O and time drivers (`enable_all`); outside of a
@@ -28,13 +29,13 @@
 //! # Giving up
 //! Each future may be dropped at any point, by a timeout or a `select!`: nobody else's answer is lost, and the connection
 //! stays good. What was asked for may have happened. A file, directory or lease that was made nevertheless is removed as soon
-//! as its answer is read, with the next call at the latest; where the answer never comes, since the connection is lost, it
-//! ends with its lease, or a lease with its holders.
+//! as its answer is there; where it never comes, since the connection is lost, it ends with its lease, or a lease with its
+//! holders. A lease that was granted with a nonce of the caller's own stays.
 //!
 //! # Guards
 //! Dropping a guard never waits, and needs no runtime: what this process made itself it unlinks, else it tells the broker and
-//! does not wait for the answer. If there is no connection or its socket is full, the next call says it first; where there is
-//! none any more it is left to the lease's end. `close` and [`Lease::revoke`] report instead.
+//! does not wait for the answer. If there is no connection or its socket is full, that is said as soon as it goes, with the next
+//! call at the latest; where there is none any more it is left to the lease's end. `close` and [`Lease::revoke`] report instead.
 
 mod client;
 mod lease;

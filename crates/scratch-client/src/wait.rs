@@ -10,6 +10,7 @@ use scratch_sys::Received;
 
 use crate::broker::Broker;
 use crate::connect::{Connected, Start};
+use crate::tending::Tending;
 use crate::{ClientError, ConnectOptions};
 
 /// A flavour of the SDK.
@@ -33,6 +34,9 @@ pub(crate) trait Wait: Debug + Clone + Copy + Send + Sync + 'static {
         buffer: &mut [u8],
         descriptors: &mut Vec<OwnedFd>,
     ) -> Result<Received, Errno>;
+
+    /// Sees to it that answers are read which nobody waits for, if there is somebody to do it.
+    fn tend(tending: Tending<Self>);
 
     /// Says what a dropped guard has to say. Nobody hears of an error.
     fn let_go(broker: &Broker<Self>, op: Op);

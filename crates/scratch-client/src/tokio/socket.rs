@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use ::tokio::io::Interest;
 use ::tokio::net::UnixDatagram;
+use ::tokio::runtime::Handle;
 use ::tokio::task::{JoinHandle, spawn_blocking};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -16,6 +17,7 @@ use scratch_sys::{Received, receive_packet, send_packet};
 
 use crate::broker::Broker;
 use crate::connect::{self, Connected, Start};
+use crate::tending::Tending;
 use crate::wait::Wait;
 use crate::{ClientError, ConnectOptions};
 
@@ -56,6 +58,13 @@ impl Wait for Tokio {
     async fn receive(socket: &Socket, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> Result<Received, Errno> {
         let receive = || receive_packet(socket.as_fd(), buffer, descriptors, RecvFlags::empty());
         socket.when_ready(Interest::READABLE, receive).await
+    }
+
+    fn tend(tending: Tending<Self>) {
+        // Outside of a runtime the next call reads them.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(tending.run());
+        }
     }
 
     fn let_go(broker: &Broker<Self>, op: Op) {

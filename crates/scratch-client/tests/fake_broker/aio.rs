@@ -1,5 +1,6 @@
 //! The async flavour: many tasks on one connection, and calls that are given up at every point.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -37,6 +38,16 @@ async fn polled<T>(times: usize, future: impl Future<Output = T>, mut waits: imp
         }
     })
     .await
+}
+
+/// Waits for what comes about without a word to this test.
+async fn until(mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
 }
 
 #[tokio::test]
@@ -276,10 +287,29 @@ async fn guards_that_are_dropped_by_the_thousand_block_nothing() {
     assert!(polled(1, client.ping(), || ()).await.is_none());
     drop(files);
     resume.send(()).unwrap();
-    // Each says more of it, and the broker answers all of it.
-    while *books.lock().unwrap() != Books::of(lease.id()) {
-        client.ping().await.unwrap();
+    client.ping().await.unwrap();
+    // Whatever is still to be said is said without another call.
+    until(|| *books.lock().unwrap() == Books::of(lease.id())).await;
+}
+
+#[tokio::test]
+async fn what_is_given_up_is_removed_without_another_call() {
+    let (broker, books) = accountable(|_| None);
+    let client = client(&broker, CreateMode::Broker).await;
+    let lease = client.grant(&GrantOptions::default()).await.unwrap();
+    for _ in 0..2 {
+        polled(1, lease.files(&AreaOptions::default(), 200), || ()).await;
     }
+    polled(1, client.grant(&GrantOptions::default()), || ()).await;
+    let is_asked = |op: &Op| matches!(op, Op::Create(_) | Op::Grant(_));
+    let asked = Cell::new(0);
+    until(|| {
+        asked.set(asked.get() + broker.requests().iter().filter(|op| is_asked(op)).count());
+        asked.get() == 1 + 3
+    })
+    .await;
+    until(|| *books.lock().unwrap() == Books::of(lease.id())).await;
+    lease.leave();
 }
 
 #[test]

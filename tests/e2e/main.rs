@@ -9,6 +9,7 @@ mod floods;
 mod grpc;
 mod holders;
 mod jobs;
+mod misbehaviour;
 mod programs;
 mod regressions;
 mod removal;

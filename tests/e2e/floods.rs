@@ -88,3 +88,23 @@ fn what_waits_is_not_read_into_memory() {
         nothing_is_left(&broker);
     });
 }
+
+#[test]
+fn persists_at_once_are_few() {
+    let test = "floods::persists_at_once_are_few";
+    contained(test, || {
+        let Some(place) = Place::on(test, Filesystem::Ext4) else { return };
+        let broker = Broker::start(Options { place: Some(place), ..Options::default() });
+        let Some(command) = python_case(test, &broker, "persists_in_flight") else { return };
+        let mut case = Dialogue::start(command);
+        assert_eq!(case.line(), "made");
+        let frozen = Frozen::new(broker.place());
+        case.say("the file system is frozen");
+        assert_eq!(case.line(), "ok one too many is refused");
+        assert_eq!(case.line(), "refused");
+        drop(frozen);
+        case.say("the file system goes on");
+        assert!(case.wait().success());
+        nothing_is_left(&broker);
+    });
+}

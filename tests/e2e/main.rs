@@ -2,15 +2,21 @@
 
 mod bad_start;
 mod channel;
+mod conformance;
 mod containment;
 mod crash;
 mod crowd;
+mod doctor;
 mod floods;
 mod grpc;
 mod holders;
 mod jobs;
+mod lease;
 mod misbehaviour;
+mod mktemp;
 mod programs;
+mod protocol;
+mod readme;
 mod regressions;
 mod removal;
 mod restart;

@@ -1,6 +1,7 @@
 //! The Rust SDK against a real broker, with areas made by this process and by the broker: what it makes, what its guards and
 //! its holders do, and what a broker's end does to it.
 
+mod aio;
 mod modes;
 mod process;
 
@@ -15,7 +16,9 @@ use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
-use scratch_client::{AreaOptions, Client, ClientError, ConnectOptions, CreateMode, GrantOptions, Holder, Lease};
+use scratch_client::{
+    AreaOptions, Client, ClientError, ConnectOptions, CreateMode, GrantOptions, Holder, Lease, Replace,
+};
 use scratch_tests::{Broker, DEADLINE, Dialogue, Options, contained, eventually, names_in, wait_gone};
 use serde_json::Value;
 
@@ -125,6 +128,42 @@ fn close_reports() {
         let error = last_directory.close().expect_err("a directory is the broker's to remove");
         assert!(matches!(error, ClientError::NoBroker { .. }), "{error:?}");
         drop(dropped);
+    });
+}
+
+#[test]
+fn persist_moves_out_for_good() {
+    both_ways("sdk::persist_moves_out_for_good", |broker, create| {
+        let place = fs::File::open(broker.place()).expect("it is there");
+        let read = |name: &str| fs::read_to_string(broker.place().join(name)).expect("it is there");
+        let client = client(broker, create);
+        let lease = grant(&client);
+        let file = |content: &str| {
+            let mut file = lease.file(&AreaOptions::default()).expect("a file is made");
+            file.file.write_all(content.as_bytes()).expect("it is open for writing");
+            file
+        };
+        let (mut open, copied) = file("1").persist(&place, "name", Replace::Never).expect("the name is free");
+        assert!(!copied && read("name") == "1", "{create:?}");
+        open.write_all(b"1").expect("it is still open");
+        assert_eq!(read("name"), "11", "{create:?}: another file");
+        let refused = file("2").persist(&place, "name", Replace::Never).expect_err("the name is taken");
+        assert_eq!(kind(refused.error), io::ErrorKind::AlreadyExists, "{create:?}");
+        assert!(refused.guard.path().expect("it has a path").is_file(), "{create:?}: it is still under guard");
+        refused.guard.persist(&place, "name", Replace::Always).expect("it may be replaced");
+        assert!(names_in(&path(&lease)).is_empty() && read("name") == "2");
+        let area = file("3");
+        let area_path = area.path().expect("it has a path").to_owned();
+        area.persist(&place, "name", Replace::Exchange).expect("both are there");
+        assert_eq!((read("name").as_str(), &*fs::read(&area_path).expect("it is there")), ("3", &b"2"[..]));
+
+        let directory = lease.directory(&AreaOptions::default()).expect("a directory is made");
+        fs::write(directory.path().expect("it has a path").join("in it"), "4").expect("it is ours");
+        directory.persist(&place, "directory", Replace::Never).expect("the name is free");
+        let outside = file("5").persist(&place, "../name", Replace::Always).expect_err("it is no name");
+        assert_eq!(kind(outside.error), io::ErrorKind::InvalidInput, "{create:?}");
+        lease.revoke().expect("it lives");
+        assert_eq!((read("name"), read("directory/in it")), ("3".to_owned(), "4".to_owned()), "{create:?}");
     });
 }
 
@@ -305,9 +344,9 @@ fn sockets() -> HashSet<OsString> {
 }
 
 /// Makes a connection, and gives a copy of it to a child, as fork(2) does.
-fn shared_with_child(broker: &Broker, create: CreateMode) -> (Client, Dialogue) {
+fn shared_with_child<C>(connect: impl FnOnce() -> C) -> (C, Dialogue) {
     let before = sockets();
-    let client = client(broker, create);
+    let client = connect();
     let after = sockets();
     let [number] = after.difference(&before).collect::<Vec<_>>()[..] else { panic!("a client has one connection") };
     let number = number.to_str().and_then(|number| number.parse().ok()).expect("a descriptor is a number");
@@ -320,7 +359,7 @@ fn shared_with_child(broker: &Broker, create: CreateMode) -> (Client, Dialogue) 
 #[test]
 fn a_child_with_the_connection_ends_nothing() {
     both_ways("sdk::a_child_with_the_connection_ends_nothing", |broker, create| {
-        let (client, child) = shared_with_child(broker, create);
+        let (client, child) = shared_with_child(|| client(broker, create));
         let leases = [held_by(&client, Holder::Connection), grant(&client)];
         let file = client.file(&AreaOptions::default()).expect("a file is made under the own lease");
         assert!(child.end().success());
@@ -336,7 +375,7 @@ fn a_child_with_the_connection_ends_nothing() {
 #[test]
 fn a_connection_lives_as_long_as_a_copy_of_it() {
     both_ways("sdk::a_connection_lives_as_long_as_a_copy_of_it", |broker, create| {
-        let (client, child) = shared_with_child(broker, create);
+        let (client, child) = shared_with_child(|| client(broker, create));
         let lease = held_by(&client, Holder::Connection);
         let path = path(&lease);
         let id = lease.into_id();

@@ -91,23 +91,26 @@ pub fn installed(test: &str, program: &str) -> bool {
     found
 }
 
-/// A Python with the `protobuf` package, or the test is left out. `cargo xtask test` prepares one.
+/// What tests/python/requirements.txt has.
+const PACKAGES: &str = "import google.protobuf, google.rpc, grpc, grpc_health, grpc_reflection, grpc_tools";
+
+/// A Python with the packages of the tests, or the test is left out. `cargo xtask test` prepares one.
 #[must_use]
 pub fn python(test: &str) -> Option<PathBuf> {
     let python = std::env::var_os("SCRATCH_TEST_PYTHON").map(PathBuf::from);
     let works = |python: &Path| {
         let mut try_import = Command::new(python);
-        try_import.args(["-c", "import google.protobuf"]).stdout(Stdio::null()).stderr(Stdio::null());
+        try_import.args(["-c", PACKAGES]).stdout(Stdio::null()).stderr(Stdio::null());
         try_import.status().is_ok_and(|status| status.success())
     };
     match python {
         Some(python) if works(&python) => Some(python),
         Some(_) => {
-            left_out(test, "SCRATCH_TEST_PYTHON has no package protobuf");
+            left_out(test, "SCRATCH_TEST_PYTHON lacks a package of tests/python/requirements.txt");
             None
         }
         None => {
-            left_out(test, "needs a Python with the package protobuf, which cargo xtask test sets up");
+            left_out(test, "needs a Python with protobuf and gRPC, which cargo xtask test sets up");
             None
         }
     }

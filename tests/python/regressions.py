@@ -13,7 +13,8 @@ import sys
 
 from scratch_channel import Closed, Refused, connect
 
-DIRECTORY, ANONYMOUS = 2, 3
+FILE, DIRECTORY, ANONYMOUS = 1, 2, 3
+PERSISTS_MAX = 8
 FIN_WAIT1 = "04"
 
 
@@ -276,6 +277,30 @@ def attaches_in_flight():
         check("all that was accepted is answered", answered == set(range(1000, 1000 + sent)))
 
 
+def persists_in_flight():
+    with connect() as channel:
+        there, here = channel.grant()[0], channel.grant()[0]
+        names = [b"f%d" % number for number in range(PERSISTS_MAX + 1)]
+        for name in names:
+            channel.create(lease=here.id, kind=FILE, name=name)
+        directory = os.open(there.path, os.O_RDONLY | os.O_DIRECTORY)
+        print("made", flush=True)
+        sys.stdin.readline()
+        signal.alarm(60)
+        request = channel.messages["PersistRequest"]
+        for name in names:
+            last = channel.send("persist", request(lease=here.id, area=name, fd=True, name=name), [directory])
+        response, _ = channel.recv()
+        check("one too many is refused", (response.id, response.error.reason) == (last, "LIMIT_PERSISTS"), response)
+        print("refused", flush=True)
+        sys.stdin.readline()
+        for _ in names[1:]:
+            channel.result(channel.recv()[0])
+        check("the others are done", sorted(os.listdir(there.path)) == names[:-1], os.listdir(there.path))
+        channel.persist(here.id, names[-1], directory, names[-1])
+        check("and there is room again", sorted(os.listdir(there.path)) == names, os.listdir(there.path))
+
+
 CASES = (
     the_same_holder_twice,
     sockets_that_never_hang_up,
@@ -286,5 +311,6 @@ CASES = (
     descriptors_that_linger,
     idle_connections,
     attaches_in_flight,
+    persists_in_flight,
 )
 {case.__name__: case for case in CASES}[sys.argv[1]]()

@@ -1,7 +1,8 @@
-"""The handle channel from plain Python: a socket and the protobuf runtime, nothing generated, nothing of our own SDKs.
+"""The handle channel from plain Python: a socket and the protobuf runtime, nothing of our own SDKs.
 
-Written from proto/scratchd/v1/channel.proto alone, so that it checks the contract and not an implementation of it.
-The message classes are made at run time from the FileDescriptorSet that SCRATCH_DESCRIPTORS names.
+Written from docs/protocol.md and proto/scratchd/v1/channel.proto alone, so that it checks the contract and not an
+implementation of it. `connect` makes the message classes at run time from the FileDescriptorSet that SCRATCH_DESCRIPTORS
+names; a Channel takes any others just as well, see scratch_grpc.py.
 """
 
 import array
@@ -29,7 +30,7 @@ def load_messages(path):
 
 
 class Refused(Exception):
-    """The broker's error reply."""
+    """The broker's refusal: an Error of the channel, or what gRPC's status and ErrorInfo say. `id`: of the channel's reply."""
 
     def __init__(self, id, error):
         super().__init__(f"{error.reason} (code {error.code}): {error.message} {dict(error.metadata)}")
@@ -140,6 +141,15 @@ class Channel:
     def create(self, descriptors=(), **fields):
         return self._call("create", "CreateRequest", fields, descriptors)
 
+    def claim(self, ticket):
+        """What a ticket of gRPC's Create stands for."""
+        return self._call("claim", "ClaimRequest", {"ticket": ticket})
+
+    def persist(self, lease, area, directory, name, **fields):
+        """Moves an area to that directory, a descriptor, for good."""
+        fields = {"lease": lease, "area": area, "fd": True, "name": name, **fields}
+        return self._call("persist", "PersistRequest", fields, [directory])[0]
+
     def release(self, lease, area, **fields):
         return self._call("release", "ReleaseRequest", {"lease": lease, "area": area, **fields})[0]
 
@@ -153,6 +163,10 @@ class Channel:
         """A process of the same tenant, by pidfd; the pidfd stays the caller's."""
         holder = self.messages["HolderSpec"](process=self.messages["ProcessHolder"](fd=True))
         return self._call("attach", "AttachRequest", {"lease": lease, "holder": holder}, [pidfd])[0]
+
+    def detach(self, lease, holder):
+        """By the holder's id."""
+        self._call("detach", "DetachRequest", {"lease": lease, "holder": holder})
 
 
 def connect():

@@ -17,7 +17,7 @@ import sys
 from scratch_channel import PACKET_BYTES_MAX, Closed, Refused, connect
 
 FILE, DIRECTORY, ANONYMOUS, MEMORY = 1, 2, 3, 4
-FAILED_PRECONDITION, UNIMPLEMENTED = 9, 12
+UNIMPLEMENTED = 12
 
 
 def check(what, holds, found=None):
@@ -247,8 +247,7 @@ def bad_input(channel, own):
         where = channel.messages["Where"](directory=directory)
         refused(f"in {directory.decode()}", outside, lambda: create(kind=FILE, where=where))
     refused("a batch of 201", "BATCH_SIZE", lambda: create(kind=FILE, count=201))
-    exact_twice = ("BATCH_SIZE", "NAME_INVALID", "REQUEST_INVALID")
-    refused("an exact name twice", exact_twice, lambda: create(kind=FILE, name=b"x", count=2))
+    refused("an exact name twice", "KIND_INVALID", lambda: create(kind=FILE, name=b"x", count=2))
     for count in (2, 65):
         refused(f"{count} random characters", "RANDOM_CHARS", lambda: create(kind=FILE, random_chars=count))
     refused("mode 1777", "MODE_INVALID", lambda: create(kind=DIRECTORY, mode=0o1777))

@@ -20,7 +20,8 @@ pub(crate) fn with_broker<T>(exchange: impl AsyncFnOnce(Channel) -> Result<T, Fa
     })
 }
 
-async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
+/// A channel over this socket.
+pub(crate) async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_| {
         let socket = socket.clone();

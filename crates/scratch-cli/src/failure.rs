@@ -1,9 +1,12 @@
 //! Why a command other than `run` failed, and its exit code.
 
+use std::path::PathBuf;
+
 use scratch_client::ClientError;
 use tonic_types::StatusExt;
 
 use crate::exit;
+use crate::mktemp::TemplateError;
 
 /// One failed command.
 #[derive(Debug, thiserror::Error)]
@@ -12,12 +15,36 @@ pub(crate) enum Failure {
     NotYet(String),
     #[error("{0}: no such command; `scratch --help` lists them")]
     UnknownCommand(String),
+    #[error("--dry-run is refused: a name that nobody made can be taken by somebody else; leave it out")]
+    DryRun,
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    #[error("{}: a directory outside of the lease: not in this version; use -t, or leave the template out", .0.display())]
+    Outside(PathBuf),
+    #[error("no process of this user called this program that could hold the lease: name one with --holder-pid")]
+    NoShell,
+    #[error("process {0} is not there: name one that runs")]
+    NoProcess(u32),
+    #[error("the lease has no directory that this process can reach: choose another pool")]
+    NoDirectory,
+    #[error("{}", .0.join("; "))]
+    Debt(Vec<String>),
+    #[error(
+        "still live: {0} leases. Nothing is granted, and the broker goes when they have ended; `scratch drain --undo` calls it off"
+    )]
+    LeasesLeft(u64),
+    #[error("the drain was called off: the broker grants again")]
+    CalledOff,
+    #[error("something fails: see what to do above")]
+    Sick(u8),
+    #[error("{0}: {1}")]
+    Of(String, Box<Failure>),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("{}", of_status(.0))]
     Refused(Box<tonic::Status>),
     #[error("gRPC with the broker failed: {0}; is {1} its socket?")]
-    Transport(tonic::transport::Error, std::path::PathBuf),
+    Transport(tonic::transport::Error, PathBuf),
     #[error(transparent)]
     Config(#[from] scratchd::ConfigError),
     #[error("writing the result failed: {0}")]
@@ -27,7 +54,13 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::NotYet(_) | Self::UnknownCommand(_) => exit::USAGE,
+            Self::NotYet(_) | Self::UnknownCommand(_) | Self::DryRun | Self::Template(_) | Self::Outside(_) => {
+                exit::USAGE
+            }
+            Self::NoShell | Self::NoProcess(_) | Self::NoDirectory => exit::CANNOT_CREATE,
+            Self::Debt(_) | Self::LeasesLeft(_) | Self::CalledOff => exit::TRY_LATER,
+            Self::Sick(code) => *code,
+            Self::Of(_, failure) => failure.exit_code(),
             Self::Client(error) => exit::of_client_error(error),
             Self::Refused(status) => exit::of_code(u32::try_from(i32::from(status.code())).unwrap_or(2)),
             Self::Transport(..) => exit::UNAVAILABLE,

@@ -6,10 +6,11 @@ use base64::Engine;
 use scratch_proto::v1;
 use serde_json::{Map, Value, json};
 
+use crate::line;
+
 /// Writes a value as one line.
 pub(crate) fn print(value: &Value) -> std::io::Result<()> {
-    use std::io::Write;
-    writeln!(std::io::stdout().lock(), "{value}")
+    line::print(&value.to_string())
 }
 
 /// A lease as `ls` and `lease show` have it.
@@ -27,6 +28,37 @@ pub(crate) fn lease(lease: &v1::Lease) -> Value {
     });
     insert_path(&mut value, &lease.path);
     value
+}
+
+/// A lease with what is in it and why it is there, or went.
+pub(crate) fn lease_with_areas(shown: &v1::Lease, areas: &[v1::Area]) -> Value {
+    let mut value = lease(shown);
+    value["areas"] = areas.iter().map(area).collect();
+    value["reason"] = shown
+        .reason
+        .as_ref()
+        .map_or(Value::Null, |reason| json!({ "code": reason.code, "text": reason.text, "time": time(reason.time) }));
+    value
+}
+
+fn area(area: &v1::Area) -> Value {
+    let mut value = json!({ "kind": area_kind(area.kind()), "path": null, "bytes": area.bytes });
+    insert_bytes(&mut value, "id", &area.id);
+    if !area.path.is_empty() {
+        insert_path(&mut value, &area.path);
+    }
+    value
+}
+
+/// An area's kind by name.
+pub(crate) fn area_kind(kind: v1::Kind) -> &'static str {
+    match kind {
+        v1::Kind::File => "file",
+        v1::Kind::Directory => "directory",
+        v1::Kind::Anonymous => "anonymous",
+        v1::Kind::Memory => "memory",
+        v1::Kind::Unspecified => "other",
+    }
 }
 
 /// A debt.
@@ -114,7 +146,8 @@ pub(crate) fn state(state: v1::LeaseState) -> &'static str {
     }
 }
 
-fn duration(duration: Option<prost_types::Duration>) -> Value {
+/// A duration, or null.
+pub(crate) fn duration(duration: Option<prost_types::Duration>) -> Value {
     let duration = duration.and_then(|duration| Duration::try_from(duration).ok());
     duration.map_or(Value::Null, |duration| json!(humantime::format_duration(duration).to_string()))
 }
@@ -138,5 +171,25 @@ mod tests {
         for key in ["id", "tenant", "pool", "path", "state", "holders", "labels", "areas"] {
             assert!(value.get(key).is_some(), "{key}");
         }
+    }
+
+    #[test]
+    fn a_shown_lease_has_its_areas_and_its_reason() {
+        let reason = v1::Reason { code: "HELD".into(), text: "by a process".into(), time: None };
+        let shown = v1::Lease { areas: 2, reason: Some(reason), ..v1::Lease::default() };
+        let file = v1::Area {
+            id: b"a/b".to_vec(),
+            kind: v1::Kind::File.into(),
+            path: b"/p/a/b".to_vec(),
+            ..v1::Area::default()
+        };
+        let memory = v1::Area { id: b"#1".to_vec(), kind: v1::Kind::Memory.into(), ..v1::Area::default() };
+        let value = lease_with_areas(&shown, &[v1::Area { bytes: Some(4096), ..file }, memory]);
+        assert_eq!(value["reason"], json!({ "code": "HELD", "text": "by a process", "time": null }));
+        let expected = json!([
+            { "id": "a/b", "kind": "file", "path": "/p/a/b", "bytes": 4096 },
+            { "id": "#1", "kind": "memory", "path": null, "bytes": null }
+        ]);
+        assert_eq!(value["areas"], expected);
     }
 }

@@ -10,7 +10,7 @@ use crate::table::Table;
 use crate::{Output, json};
 
 /// A reply may carry a thousand leases with long labels.
-const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Lists the leases that the caller may see.
 pub(crate) fn ls(output: Output) -> Result<(), Failure> {

@@ -1,16 +1,25 @@
 //! `scratch`: run commands under a lease, look at the broker, be the broker.
 
 mod admin;
+mod argument;
 mod broker;
 mod check;
 mod debt;
+mod doctor;
+mod drain;
 mod exit;
 mod failure;
 mod json;
+mod lease;
+mod line;
 mod ls;
+mod mktemp;
+mod progress;
 mod reap;
 mod run;
+mod shell;
 mod status;
+mod surrounding;
 mod table;
 
 use std::ffi::OsString;
@@ -61,6 +70,8 @@ Exit codes:
 enum Command {
     #[command(after_help = RUN_EXAMPLES)]
     Run(run::RunArgs),
+    Mktemp(mktemp::MktempArgs),
+    Lease(lease::LeaseArgs),
     /// List leases: your own; as root or in the admin group everybody's
     #[command(after_help = "Examples:\n  scratch ls\n  scratch ls --output json | jq -r '.[].path'")]
     Ls(OutputArgs),
@@ -75,6 +86,8 @@ enum Command {
     /// Try to remove all debt now, and show what is left
     #[command(after_help = "Examples:\n  scratch reap")]
     Reap(reap::ReapArgs),
+    Drain(drain::DrainArgs),
+    Doctor(doctor::DoctorArgs),
     /// Check a configuration file; exit 78 with the reason if it can't be used
     #[command(after_help = "Examples:\n  scratch check /etc/scratchd/scratchd.toml")]
     Check(check::CheckArgs),
@@ -108,7 +121,7 @@ struct OutputArgs {
 }
 
 /// Commands of the design that a later version has.
-const LATER: &[&str] = &["mktemp", "lease", "events", "top", "verify", "doctor", "drain"];
+const LATER: &[&str] = &["events", "top", "verify"];
 
 fn main() -> ExitCode {
     let program = match Program::try_parse() {
@@ -117,11 +130,15 @@ fn main() -> ExitCode {
     };
     let result = match program.command {
         Command::Run(args) => return run::run(args),
+        Command::Mktemp(args) => return mktemp::mktemp(&args),
         Command::Daemon(options) => return daemon(&options),
         Command::Ls(args) => ls::ls(args.output),
         Command::Status(args) => status::status(args.output),
         Command::Debt(args) => debt::debt(args.output),
         Command::Reap(args) => reap::reap(&args),
+        Command::Lease(args) => lease::lease(args),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Drain(args) => drain::drain(&args),
         Command::Check(args) => check::check(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Program::command(), "scratch", &mut std::io::stdout());

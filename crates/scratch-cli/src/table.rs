@@ -1,4 +1,4 @@
-//! Tables that fit the terminal: the last column gives way. What is piped is never cut.
+//! Tables that fit the terminal: the last column gives way, or goes on below. What is piped is never cut.
 
 use std::io::{IsTerminal, Write};
 
@@ -7,17 +7,30 @@ use std::io::{IsTerminal, Write};
 pub(crate) struct Table {
     head: Vec<&'static str>,
     rows: Vec<Vec<String>>,
+    overflow: Overflow,
+}
+
+/// What becomes of a last cell that is too long.
+#[derive(Debug, Clone, Copy)]
+enum Overflow {
+    /// Its end is left, which tells paths apart.
+    Cut,
+    /// It goes on in the next line.
+    Wrap,
 }
 
 impl Table {
     pub(crate) fn new(head: &[&'static str]) -> Self {
-        Self { head: head.to_vec(), rows: Vec::new() }
+        Self { head: head.to_vec(), rows: Vec::new(), overflow: Overflow::Cut }
     }
 
-    /// Control characters in names would move the reader's cursor: they are shown as `?`.
+    /// Whose last column has sentences.
+    pub(crate) fn wrapping(head: &[&'static str]) -> Self {
+        Self { overflow: Overflow::Wrap, ..Self::new(head) }
+    }
+
     pub(crate) fn row(&mut self, cells: Vec<String>) {
-        let clean = |cell: String| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        self.rows.push(cells.into_iter().map(clean).collect());
+        self.rows.push(cells.iter().map(|cell| clean(cell)).collect());
     }
 
     pub(crate) fn print(&self) -> std::io::Result<()> {
@@ -45,14 +58,41 @@ impl Table {
                 text.push_str(cell);
                 text.push_str(&" ".repeat(width + 2 - length(cell)));
             }
-            text.push_str(&shorten(end, last));
+            match self.overflow {
+                Overflow::Cut => text.push_str(&shorten(end, last)),
+                Overflow::Wrap => text.push_str(&wrap(end, last, before_last)),
+            }
             text.push('\n');
         }
         text
     }
 }
 
-/// Leaves the end, which tells paths apart.
+/// Control characters in names would move the reader's cursor: they are shown as `?`.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Breaks at blanks; what follows is set in by `indent`. A longer word stays whole.
+fn wrap(cell: &str, width: usize, indent: usize) -> String {
+    let mut text = String::new();
+    let mut column = 0;
+    for word in cell.split(' ') {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > width {
+            text.push('\n');
+            text.push_str(&" ".repeat(indent));
+            column = 0;
+        } else if column > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += length;
+    }
+    text
+}
+
 fn shorten(cell: &str, width: usize) -> String {
     let length = cell.chars().count();
     if length <= width {
@@ -73,5 +113,14 @@ mod tests {
         assert_eq!(table.layout(None), "ID  PATH\na   /a/rather/long/path?\n");
         assert_eq!(table.layout(Some(16)), "ID  PATH\na   …/long/path?\n");
         assert!(table.layout(Some(1)).lines().all(|line| line.chars().count() <= 16));
+    }
+
+    #[test]
+    fn sentences_go_on_below() {
+        let mut table = Table::wrapping(&["ID", "TEXT"]);
+        table.row(vec!["a".into(), "one two three averyverylongword".into()]);
+        assert_eq!(table.layout(None), "ID  TEXT\na   one two three averyverylongword\n");
+        let wrapped = "ID  TEXT\na   one two\n    three\n    averyverylongword\n";
+        assert_eq!(table.layout(Some(16)), wrapped);
     }
 }

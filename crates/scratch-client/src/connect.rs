@@ -39,6 +39,15 @@ pub struct ConnectOptions {
     pub create: Option<CreateMode>,
 }
 
+impl ConnectOptions {
+    /// Where a client looks for the broker: in this one directory and in no other.
+    #[must_use]
+    pub fn find_runtime_directory(&self) -> PathBuf {
+        let search = || runtime_directory(variable, Path::new(SYSTEM_DIRECTORY));
+        self.runtime_directory.clone().unwrap_or_else(search)
+    }
+}
+
 /// Whether a broker that is not there may be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
@@ -58,10 +67,7 @@ pub(crate) struct Connected {
 
 /// Connects to the broker, wherever it is.
 pub(crate) fn connect(options: &ConnectOptions, start: Start) -> Result<Connected, ClientError> {
-    let directory = match &options.runtime_directory {
-        Some(directory) => directory.clone(),
-        None => runtime_directory(variable, Path::new(SYSTEM_DIRECTORY)),
-    };
+    let directory = options.find_runtime_directory();
     if let Some(connected) = try_connect(&directory)? {
         return Ok(connected);
     }

@@ -9,7 +9,7 @@ use scratch_fs::{FsError, NameError};
 use scratch_proto::v1::Error as Refusal;
 
 /// One failed call.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
     /// Nothing answers where a broker should be.

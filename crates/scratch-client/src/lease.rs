@@ -1,25 +1,24 @@
-//! Leases: granting one, what holds it, and the guard that revokes it.
+//! Leases: granting one, what holds it, renewing and ending it.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::mem;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
-use scratch_proto::v1::holder_spec::Kind;
-use scratch_proto::v1::{
-    AttachRequest, ConnectionHolder, DescriptorHolder, GrantRequest, GrantResponse, HolderSpec, KeepAliveRequest,
-    ProcessHolder, TtlHolder,
-};
+use scratch_proto::v1::{AttachRequest, DetachRequest, GrantRequest, HolderSpec, KeepAliveRequest, PingRequest};
 
-use crate::area::Site;
-use crate::{Client, ClientError};
+use crate::ClientError;
+use crate::broker::Broker;
+use crate::holder::{Holder, duration};
+use crate::owed::{Undo, revoke};
+use crate::reconnect::attach_connection;
+use crate::site::Site;
+use crate::tenure::Tenure;
+use crate::wait::Wait;
 
 /// What a lease is to be like. The default: held by this process, in the first pool, for as long as it takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,205 +35,178 @@ pub struct GrantOptions {
     pub lifetime_max: Option<Duration>,
     /// Let processes hold the lease that have `SCRATCHD_LEASE=<id>` in their environment when nothing else does any more.
     pub search_environment: bool,
+    /// Of two grants with the same nonce the second one gives the lease of the first, as long as that lives. Absent: drawn.
+    pub nonce: Option<[u8; 16]>,
 }
 
-/// What keeps a lease alive from the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holder {
-    /// This process.
-    Process,
-    /// This connection, and after a restart of the broker the next one.
-    Connection,
-    /// Time that [`Lease::keep_alive`] renews.
-    Ttl(Duration),
-}
-
-/// A lease of ours. Dropping the guard revokes the lease and everything under it, ignoring errors: the broker ends it in any
-/// case when its holders are gone. In a forked child dropping the guard does nothing.
-#[must_use = "a lease is revoked when its guard is dropped"]
-pub struct Lease {
-    client: Client,
-    tenure: Arc<Tenure>,
-    /// The process whose lease it is; none when the guard was given up.
+/// A lease and the duty to revoke it.
+#[derive(Debug)]
+pub(crate) struct Held<W: Wait> {
+    broker: Arc<Broker<W>>,
+    pub(crate) tenure: Arc<Tenure>,
+    /// The process whose duty it is; none when the guard was given up.
     guarded_by: Option<u32>,
 }
 
-/// What is known of a lease; areas under it know it too.
-#[derive(Debug)]
-pub(crate) struct Tenure {
-    pub(crate) id: String,
-    pub(crate) path: Option<PathBuf>,
-    generation: u64,
-    note: String,
-    directory: OnceLock<Option<OwnedFd>>,
-}
+impl<W: Wait> Broker<W> {
+    pub(crate) async fn ping(&self) -> Result<(), ClientError> {
+        match self.call(Op::Ping(PingRequest {}), &[]).await?.reply {
+            Reply::Ping(_) => Ok(()),
+            _ => Err(ClientError::Protocol("no answer to Ping")),
+        }
+    }
 
-impl Lease {
-    pub(crate) fn grant(client: &Client, options: &GrantOptions) -> Result<Self, ClientError> {
-        // Sent again with the same nonce it is the same lease.
-        let mut nonce = vec![0; 16];
-        getrandom::fill(&mut nonce).map_err(|_| ClientError::Protocol("no random numbers from the kernel"))?;
-        let request = GrantRequest {
-            pool: options.pool.clone(),
-            nonce,
-            holders: options.holders.iter().map(|holder| spec(*holder)).collect::<Result<_, _>>()?,
-            lifetime_max: options.lifetime_max.map(duration).transpose()?,
-            labels: options.labels.clone().into_iter().collect(),
-            parent: options.parent.clone().unwrap_or_default(),
-            search_environment: options.search_environment,
-            ..GrantRequest::default()
-        };
-        let Reply::Grant(granted) = client.call(Op::Grant(request), &[])?.reply else {
+    pub(crate) async fn grant(self: &Arc<Self>, options: &GrantOptions) -> Result<Held<W>, ClientError> {
+        let descriptors: Vec<_> = options.holders.iter().filter_map(Holder::descriptor).collect();
+        // A nonce of the caller's may be that of a lease which is in use: giving up leaves it alone.
+        let undo = if options.nonce.is_some() { Undo::nothing } else { Undo::of };
+        let (result, course) = self.call_resending(Op::Grant(options.request()?), &descriptors, undo).await;
+        let Reply::Grant(granted) = result?.reply else {
             return Err(ClientError::Protocol("no answer to Grant"));
         };
-        if options.holders.contains(&Holder::Connection) {
-            client.hold(&granted.id);
-        }
         let tenure = Arc::new(Tenure::new(granted));
-        Ok(Self { client: client.clone(), tenure, guarded_by: Some(std::process::id()) })
+        let held = Held { broker: Arc::clone(self), tenure, guarded_by: Some(std::process::id()) };
+        if options.holders.contains(&Holder::Connection) && self.hold(&held.tenure.id, &course) {
+            self.call(attach_connection(&held.tenure.id), &[]).await?;
+        }
+        Ok(held)
     }
 
-    /// Its id.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.tenure.id
+    pub(crate) async fn revoke(&self, lease: &str) -> Result<(), ClientError> {
+        let (result, course) = self.call_resending(revoke(lease), &[], Undo::of).await;
+        match result.map(|answer| answer.reply) {
+            Ok(Reply::Revoke(_)) => Ok(()),
+            Ok(_) => Err(ClientError::Protocol("no answer to Revoke")),
+            // The first one arrived; its answer was lost.
+            Err(error) if course.resent && error.is_refusal("LEASE_UNKNOWN") => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Its directory; none where it has none that this process can name.
-    #[must_use]
-    pub fn path(&self) -> Option<&Path> {
-        self.tenure.path.as_deref()
+    pub(crate) async fn attach(&self, lease: &str, holder: &Holder) -> Result<u32, ClientError> {
+        let descriptors: Vec<_> = holder.descriptor().into_iter().collect();
+        let (result, course) = self.call_resending(attach(lease, holder.spec()?), &descriptors, Undo::of).await;
+        let id = holder_id(result?.reply)?;
+        if *holder == Holder::Connection && self.hold(lease, &course) {
+            return holder_id(self.call(attach_connection(lease), &[]).await?.reply);
+        }
+        Ok(id)
     }
 
-    /// The generation of the broker that granted it.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.tenure.generation
+    /// A holder that is a descriptor.
+    pub(crate) async fn attach_passing(
+        &self,
+        lease: &str,
+        holder: HolderSpec,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<u32, ClientError> {
+        holder_id(self.call(attach(lease, holder), &[descriptor]).await?.reply)
     }
 
-    /// What the broker remarks on the holders; empty if they are what was asked for.
-    #[must_use]
-    pub fn note(&self) -> &str {
-        &self.tenure.note
+    pub(crate) async fn detach(&self, lease: &str, holder: u32) -> Result<(), ClientError> {
+        let op = Op::Detach(DetachRequest { lease: lease.to_owned(), holder });
+        let (result, course) = self.call_resending(op, &[], Undo::of).await;
+        match result.map(|answer| answer.reply) {
+            Ok(Reply::Detach(_)) => Ok(()),
+            Ok(_) => Err(ClientError::Protocol("no answer to Detach")),
+            // The first one arrived; its answer was lost. With the last holder the lease has ended.
+            Err(error)
+                if course.resent && (error.is_refusal("HOLDER_UNKNOWN") || error.is_refusal("LEASE_UNKNOWN")) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// Lets a process hold the lease, too, until it ends.
-    ///
-    /// # Errors
-    /// Those of the connection; a process of another user is refused.
-    pub fn attach_process(&self, pidfd: BorrowedFd<'_>) -> Result<(), ClientError> {
-        self.attach(Kind::Process(ProcessHolder { fd: true }), &[pidfd])
-    }
-
-    /// Gives one end of a Unix socket pair to the broker: the lease is held, too, until every copy of the other end is
-    /// closed.
-    ///
-    /// # Errors
-    /// Those of the connection.
-    pub fn attach_descriptor(&self, end: OwnedFd) -> Result<(), ClientError> {
-        self.attach(Kind::Descriptor(DescriptorHolder { fd: true }), &[end.as_fd()])
-    }
-
-    /// Renews the lease's ttl holders; returns the time that each has now.
-    ///
-    /// # Errors
-    /// LEASE_UNKNOWN when it has ended.
-    pub fn keep_alive(&self) -> Result<Duration, ClientError> {
-        let request = KeepAliveRequest { lease: self.tenure.id.clone() };
-        match self.client.call(Op::KeepAlive(request), &[])?.reply {
+    pub(crate) async fn keep_alive(&self, lease: &str) -> Result<Duration, ClientError> {
+        let request = KeepAliveRequest { lease: lease.to_owned() };
+        match self.call(Op::KeepAlive(request), &[]).await?.reply {
             Reply::KeepAlive(renewed) => Duration::try_from(renewed.granted_ttl.unwrap_or_default())
                 .map_err(|_| ClientError::Protocol("a negative ttl")),
             _ => Err(ClientError::Protocol("no answer to KeepAlive")),
         }
     }
 
-    /// Ends the lease now; returns when its directory is out of the name space.
-    ///
-    /// # Errors
-    /// Those of the connection; LEASE_UNKNOWN when it had ended before.
-    pub fn revoke(mut self) -> Result<(), ClientError> {
+    /// The lease that areas get whose maker names none: granted at first use, held by this process, and left to end with it.
+    pub(crate) async fn own_lease(self: &Arc<Self>) -> Result<Arc<Tenure>, ClientError> {
+        if let Some(own) = &self.state().own {
+            return Ok(Arc::clone(own));
+        }
+        let granted = self.grant(&GrantOptions::default()).await?;
+        let own = Arc::clone(self.state().own.get_or_insert_with(|| Arc::clone(&granted.tenure)));
+        // Where another was faster the guard ends this one.
+        if Arc::ptr_eq(&own, &granted.tenure) {
+            granted.into_tenure();
+        }
+        Ok(own)
+    }
+}
+
+impl GrantOptions {
+    fn request(&self) -> Result<GrantRequest, ClientError> {
+        // Sent again with the same nonce it is the same lease.
+        let mut nonce = self.nonce.unwrap_or_default();
+        if self.nonce.is_none() {
+            getrandom::fill(&mut nonce).map_err(|_| ClientError::Protocol("no random numbers from the kernel"))?;
+        }
+        Ok(GrantRequest {
+            pool: self.pool.clone(),
+            nonce: nonce.to_vec(),
+            holders: self.holders.iter().map(Holder::spec).collect::<Result<_, _>>()?,
+            lifetime_max: self.lifetime_max.map(duration).transpose()?,
+            labels: self.labels.clone().into_iter().collect(),
+            parent: self.parent.clone().unwrap_or_default(),
+            search_environment: self.search_environment,
+            ..GrantRequest::default()
+        })
+    }
+}
+
+impl<W: Wait> Held<W> {
+    pub(crate) fn broker(&self) -> &Broker<W> {
+        &self.broker
+    }
+
+    pub(crate) fn site(&self) -> Site<'_, W> {
+        Site::of(&self.broker, &self.tenure)
+    }
+
+    pub(crate) fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tenure { id, path, .. } = &*self.tenure;
+        f.debug_struct("Lease").field("id", id).field("path", path).finish_non_exhaustive()
+    }
+
+    /// Dropped before its end the guard says it again.
+    pub(crate) async fn revoke(mut self) -> Result<(), ClientError> {
+        self.broker.forget(&self.tenure.id);
+        let result = self.broker.revoke(&self.tenure.id).await;
         self.guarded_by = None;
-        self.end()
-    }
-
-    /// Gives up the guard: the lease lives as long as its holders do. Returns its id.
-    #[must_use]
-    pub fn into_id(self) -> String {
-        self.into_tenure().id.clone()
-    }
-
-    /// Gives up the guard: the lease lives as long as its holders do.
-    pub fn leave(self) {
-        drop(self.into_tenure());
+        result
     }
 
     pub(crate) fn into_tenure(mut self) -> Arc<Tenure> {
         self.guarded_by = None;
         Arc::clone(&self.tenure)
     }
-
-    pub(crate) fn site(&self) -> Site<'_> {
-        Site { client: &self.client, tenure: &self.tenure }
-    }
-
-    fn attach(&self, kind: Kind, descriptors: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
-        let request = AttachRequest { lease: self.tenure.id.clone(), holder: Some(HolderSpec { kind: Some(kind) }) };
-        match self.client.call(Op::Attach(request), descriptors)?.reply {
-            Reply::Attach(_) => Ok(()),
-            _ => Err(ClientError::Protocol("no answer to Attach")),
-        }
-    }
-
-    fn end(&self) -> Result<(), ClientError> {
-        self.client.forget(&self.tenure.id);
-        self.client.revoke(&self.tenure.id)
-    }
 }
 
-impl Drop for Lease {
+impl<W: Wait> Drop for Held<W> {
     fn drop(&mut self) {
         if mem::take(&mut self.guarded_by) == Some(std::process::id()) {
-            // Ignoring: nobody can be told here, and the lease ends with its holders.
-            let _ = self.end();
+            self.broker.forget(&self.tenure.id);
+            W::let_go(&self.broker, revoke(&self.tenure.id));
         }
     }
 }
 
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("id", &self.tenure.id).field("path", &self.tenure.path).finish_non_exhaustive()
-    }
+fn attach(lease: &str, holder: HolderSpec) -> Op {
+    Op::Attach(AttachRequest { lease: lease.to_owned(), holder: Some(holder) })
 }
 
-impl Tenure {
-    fn new(granted: GrantResponse) -> Self {
-        let GrantResponse { id, path, generation, note, .. } = granted;
-        let path = (!path.is_empty()).then(|| PathBuf::from(std::ffi::OsString::from_vec(path)));
-        Self { id, path, generation, note, directory: OnceLock::new() }
+fn holder_id(reply: Reply) -> Result<u32, ClientError> {
+    match reply {
+        Reply::Attach(attached) => Ok(attached.holder.map_or(0, |holder| holder.id)),
+        _ => Err(ClientError::Protocol("no answer to Attach")),
     }
-
-    /// The lease's directory, if this process can open it and it is its own: then it needs nobody to make files in it.
-    pub(crate) fn directory(&self) -> Option<BorrowedFd<'_>> {
-        let open = || {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let directory = rustix::fs::open(self.path.as_ref()?, flags, Mode::empty()).ok()?;
-            // In another name space the same path may be somebody else's.
-            let owner = rustix::fs::fstat(&directory).ok()?.st_uid;
-            (owner == rustix::process::geteuid().as_raw()).then_some(directory)
-        };
-        self.directory.get_or_init(open).as_ref().map(AsFd::as_fd)
-    }
-}
-
-fn spec(holder: Holder) -> Result<HolderSpec, ClientError> {
-    let kind = match holder {
-        Holder::Process => Kind::Process(ProcessHolder { fd: false }),
-        Holder::Connection => Kind::Connection(ConnectionHolder {}),
-        Holder::Ttl(ttl) => Kind::Ttl(TtlHolder { ttl: Some(duration(ttl)?) }),
-    };
-    Ok(HolderSpec { kind: Some(kind) })
-}
-
-fn duration(time: Duration) -> Result<prost_types::Duration, ClientError> {
-    time.try_into().map_err(|_| ClientError::Protocol("a time that is too long"))
 }

@@ -1,4 +1,4 @@
-//! The blocking Rust SDK of scratchd: leases, and temporary files and directories under them.
+//! The Rust SDK of scratchd: leases, and temporary files and directories under them.
 //!
 //! ```no_run
 //! use scratch_client::{AreaOptions, Client, ConnectOptions, GrantOptions};
@@ -12,22 +12,64 @@
 //! # }
 //! ```
 //!
+//! # Blocking or async
+//! Two flavours, one logic and one set of options and errors:
+//!
+//! | | blocking: this module | async: `scratch_client::tokio`, cargo feature `tokio` |
+//! |---|---|---|
+//! | a call | blocks its thread | is a future, which may be dropped at any point |
+//! | many at once | threads share a clone's connection | so do tasks |
+//! | a guard that is dropped | waits until what it guards is out of the name space | tells the broker, and waits for nothing |
+//! | `close`, `revoke` | wait and report | so do their futures |
+//! | needs | nothing | a tokio runtime with I/O and time; it starts none, and no task |
+//!
+//! ```no_run
+//! # #[cfg(feature = "tokio")]
+//! # async fn example() -> Result<(), scratch_client::ClientError> {
+//! use scratch_client::tokio::Client;
+//! use scratch_client::{AreaOptions, ConnectOptions, GrantOptions};
+//!
+//! let client = Client::connect_or_start(&ConnectOptions::default()).await?;
+//! let lease = client.grant(&GrantOptions::default()).await?;
+//! let file = lease.file(&AreaOptions::default()).await?;
+//! file.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Restarts and forks
+//! A broker that was restarted is connected to anew by the next call, which sends again what was not answered and lets the new
+//! connection hold what the old one held. A forked child never uses its parent's connection, and its copies of guards do
+//! nothing.
+//!
 //! # Security
 //! The broker must be root's or this user's, as the kernel says who it is; there is no falling back to another one. What the
 //! environment says is left aside in a program that has more rights than its caller.
 
 mod area;
-mod channel;
-mod client;
+mod blocking;
+mod broker;
 mod connect;
 mod error;
+mod holder;
 mod lease;
+mod link;
 mod named;
+mod owed;
+mod packet;
+mod reconnect;
 mod session;
+mod site;
+mod table;
+mod tenure;
+#[cfg(feature = "tokio")]
+pub mod tokio;
+mod wait;
 
 pub use area::{AreaOptions, CreateMode};
-pub use client::Client;
+pub use blocking::{Client, Directory, Lease, NamedFile};
 pub use connect::ConnectOptions;
 pub use error::ClientError;
-pub use lease::{GrantOptions, Holder, Lease};
-pub use named::{Directory, NamedFile};
+pub use holder::{Holder, Pidfd};
+pub use lease::GrantOptions;
+pub use named::{PersistError, Replace};

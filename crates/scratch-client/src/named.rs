@@ -1,37 +1,45 @@
-//! The guards of named areas: dropped, they remove what they guard.
+//! The duty to remove a named area, and the ways to be rid of it.
 
-use std::ffi::{CString, OsStr};
-use std::fs::File;
+use std::ffi::{CStr, CString, OsStr};
 use std::mem;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
-use scratch_proto::v1::ReleaseRequest;
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
+use scratch_proto::v1::{PersistRequest, Replace as WireReplace};
 
-use crate::lease::Tenure;
-use crate::{Client, ClientError};
+use crate::ClientError;
+use crate::area::CreateMode;
+use crate::broker::Broker;
+use crate::owed::release;
+use crate::tenure::Tenure;
+use crate::wait::Wait;
 
-/// A named file, open for reading and writing. Dropping the guard removes it, ignoring errors: the lease's end removes it in
-/// any case. In a forked child dropping the guard does nothing.
-#[derive(Debug)]
-#[must_use = "a file is removed when its guard is dropped"]
-pub struct NamedFile {
-    /// The open file.
-    pub file: File,
-    named: Named,
+/// What becomes of an existing name when an area is moved there for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replace {
+    /// It is an error, NAME_EXISTS.
+    Never,
+    /// As rename(2): a file replaces a file, a directory an empty directory.
+    Always,
+    /// The two change places: what had the name is the area now, and ends with the lease.
+    Exchange,
 }
 
-/// A directory. Dropping the guard removes it with everything in it, ignoring errors: the lease's end removes it in any case.
-/// In a forked child dropping the guard does nothing.
-#[derive(Debug)]
-#[must_use = "a directory is removed when its guard is dropped"]
-pub struct Directory {
-    named: Named,
+/// An area that could not be moved, and its guard: it is where it was.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct PersistError<G> {
+    /// Why not.
+    #[source]
+    pub error: ClientError,
+    /// The area.
+    pub guard: G,
 }
 
 /// Who removes an area: this process by one unlink, or the broker.
@@ -43,8 +51,8 @@ pub(crate) enum Maker {
 
 /// A name under a lease and the duty to remove it.
 #[derive(Debug)]
-pub(crate) struct Named {
-    client: Client,
+pub(crate) struct Named<W: Wait> {
+    broker: Arc<Broker<W>>,
     tenure: Arc<Tenure>,
     name: CString,
     path: Option<PathBuf>,
@@ -53,104 +61,89 @@ pub(crate) struct Named {
     guarded_by: Option<u32>,
 }
 
-impl NamedFile {
-    pub(crate) fn new(file: File, named: Named) -> Self {
-        Self { file, named }
-    }
-
-    /// Where it is; nowhere that this process can name if its lease has no path.
-    #[must_use]
-    pub fn path(&self) -> Option<&Path> {
-        self.named.path.as_deref()
-    }
-
-    /// Its name in the lease's directory.
-    #[must_use]
-    pub fn name(&self) -> &OsStr {
-        OsStr::from_bytes(self.named.name.to_bytes())
-    }
-
-    /// Closes and removes it. That it is gone already is no error.
-    ///
-    /// # Errors
-    /// Those of unlinkat(2) and of the connection.
-    pub fn close(self) -> Result<(), ClientError> {
-        let Self { file, named } = self;
-        drop(file);
-        named.close()
-    }
-
-    /// Gives up the guard: the file stays until its lease ends.
-    #[must_use]
-    pub fn keep(self) -> File {
-        let Self { file, named } = self;
-        named.keep();
-        file
-    }
-}
-
-impl Directory {
-    pub(crate) fn new(named: Named) -> Self {
-        Self { named }
-    }
-
-    /// Where it is; nowhere that this process can name if its lease has no path.
-    #[must_use]
-    pub fn path(&self) -> Option<&Path> {
-        self.named.path.as_deref()
-    }
-
-    /// Its name in the lease's directory.
-    #[must_use]
-    pub fn name(&self) -> &OsStr {
-        OsStr::from_bytes(self.named.name.to_bytes())
-    }
-
-    /// Removes it with everything in it; returns when it is out of the name space. That it is gone already is no error.
-    ///
-    /// # Errors
-    /// Those of the connection.
-    pub fn close(self) -> Result<(), ClientError> {
-        self.named.close()
-    }
-
-    /// Gives up the guard: the directory stays until its lease ends.
-    pub fn keep(self) {
-        self.named.keep();
-    }
-}
-
-impl Named {
-    pub(crate) fn new(client: Client, tenure: Arc<Tenure>, name: CString, maker: Maker) -> Self {
+impl<W: Wait> Named<W> {
+    pub(crate) fn new(broker: Arc<Broker<W>>, tenure: Arc<Tenure>, name: CString, maker: Maker) -> Self {
         let path = tenure.path.as_ref().map(|path| path.join(OsStr::from_bytes(name.to_bytes())));
-        Self { client, tenure, name, path, maker, guarded_by: Some(std::process::id()) }
+        Self { broker, tenure, name, path, maker, guarded_by: Some(std::process::id()) }
     }
 
-    fn close(mut self) -> Result<(), ClientError> {
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    pub(crate) fn name(&self) -> &OsStr {
+        OsStr::from_bytes(self.name.to_bytes())
+    }
+
+    /// Dropped before its end the guard says it again.
+    pub(crate) async fn close(mut self) -> Result<(), ClientError> {
+        let result = match self.unlink() {
+            Some(result) => result,
+            None => self.release().await,
+        };
         self.guarded_by = None;
-        self.remove()
+        result
     }
 
-    fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.guarded_by = None;
     }
 
-    fn remove(&self) -> Result<(), ClientError> {
-        match (self.maker, self.tenure.directory()) {
-            (Maker::Process, Some(directory)) => match rustix::fs::unlinkat(directory, &self.name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => Ok(()),
-                Err(errno) => {
-                    Err(ClientError::io("remove", self.path.as_deref().unwrap_or_else(|| Path::new("")), errno))
-                }
-            },
-            _ => self.release(),
+    /// Moves it out of the lease; says whether it had to be copied.
+    pub(crate) async fn persist(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+        replace: Replace,
+    ) -> Result<bool, ClientError> {
+        let name = scratch_fs::check_name(name.as_bytes())?;
+        let copied = !self.rename(directory, &name, replace) && self.move_by_broker(directory, name, replace).await?;
+        self.guarded_by = None;
+        Ok(copied)
+    }
+
+    /// Whether this process could move it itself. If not, for whatever reason, the broker's answer is the one that counts.
+    fn rename(&self, directory: BorrowedFd<'_>, name: &CStr, replace: Replace) -> bool {
+        let is_ours = self.broker.create == CreateMode::Auto;
+        let Some(from) = self.tenure.directory().filter(|_| is_ours) else { return false };
+        let flags = match replace {
+            Replace::Never => RenameFlags::NOREPLACE,
+            Replace::Always => RenameFlags::empty(),
+            Replace::Exchange => RenameFlags::EXCHANGE,
+        };
+        rustix::fs::renameat_with(from, &self.name, directory, name, flags).is_ok()
+    }
+
+    async fn move_by_broker(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: CString,
+        replace: Replace,
+    ) -> Result<bool, ClientError> {
+        let request = PersistRequest {
+            lease: self.tenure.id.clone(),
+            area: self.name.to_bytes().to_vec(),
+            fd: true,
+            name: name.into_bytes(),
+            replace: WireReplace::from(replace).into(),
+        };
+        match self.broker.call(Op::Persist(request), &[directory]).await?.reply {
+            Reply::Persist(persisted) => Ok(persisted.copied),
+            _ => Err(ClientError::Protocol("no answer to Persist")),
         }
     }
 
-    fn release(&self) -> Result<(), ClientError> {
-        let area = self.name.to_bytes().to_vec();
-        let request = ReleaseRequest { lease: self.tenure.id.clone(), area, ..ReleaseRequest::default() };
-        match self.client.call(Op::Release(request), &[]) {
+    /// Removes it, if that is up to this process.
+    fn unlink(&self) -> Option<Result<(), ClientError>> {
+        let directory = self.tenure.directory().filter(|_| self.maker == Maker::Process)?;
+        Some(match rustix::fs::unlinkat(directory, &self.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(ClientError::io("remove", self.path().unwrap_or_else(|| Path::new("")), errno)),
+        })
+    }
+
+    async fn release(&self) -> Result<(), ClientError> {
+        match self.broker.call(self.release_op(), &[]).await {
             Ok(answer) if matches!(answer.reply, Reply::Release(_)) => Ok(()),
             Ok(_) => Err(ClientError::Protocol("no answer to Release")),
             // It went with its lease.
@@ -158,13 +151,27 @@ impl Named {
             Err(error) => Err(error),
         }
     }
+
+    fn release_op(&self) -> Op {
+        release(&self.tenure.id, self.name.to_bytes().to_vec())
+    }
 }
 
-impl Drop for Named {
+impl<W: Wait> Drop for Named<W> {
     fn drop(&mut self) {
-        if mem::take(&mut self.guarded_by) == Some(std::process::id()) {
-            // Ignoring: nobody can be told here, and the area ends with its lease.
-            let _ = self.remove();
+        // Ignoring errors: nobody can be told here, and the area ends with its lease.
+        if mem::take(&mut self.guarded_by) == Some(std::process::id()) && self.unlink().is_none() {
+            W::let_go(&self.broker, self.release_op());
+        }
+    }
+}
+
+impl From<Replace> for WireReplace {
+    fn from(replace: Replace) -> Self {
+        match replace {
+            Replace::Never => Self::Never,
+            Replace::Always => Self::Always,
+            Replace::Exchange => Self::Exchange,
         }
     }
 }

@@ -6,72 +6,72 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No such lease, or one of another tenant: the same answer.
-    #[error("no such lease")]
+    #[error("no such lease, or not one of yours; what has ended is gone, so grant another")]
     LeaseUnknown,
     /// The lease ends; it takes nothing new.
-    #[error("the lease is ending")]
+    #[error("the lease is ending and takes nothing new; grant another")]
     LeaseEnding,
     /// The lease has no holder of this id.
-    #[error("the lease has no such holder")]
+    #[error("the lease has no such holder; it may have ended, so look at those it has")]
     HolderUnknown,
     /// This can't hold a lease, such as a process without a number here.
-    #[error("not possible as a {0} holder")]
+    #[error("a {0} that the broker can't see can't hold a lease; let the connection hold it")]
     HolderKind(&'static str),
     /// The tenant has as many leases as it may.
-    #[error("a tenant has at most {limit} leases")]
+    #[error("a tenant has at most {limit} leases; let some end, or raise limits.leases")]
     LimitLeases {
         /// The limit.
         limit: usize,
     },
     /// The tenant has as many areas as it may.
-    #[error("a tenant has at most {limit} areas")]
+    #[error("a tenant has at most {limit} areas; release some, or raise limits.areas")]
     LimitAreas {
         /// The limit.
         limit: usize,
     },
     /// The lease has as many holders as it may.
-    #[error("a lease has at most {limit} holders")]
+    #[error("a lease has at most {limit} holders; detach some, or raise limits.holders")]
     LimitHolders {
         /// The limit.
         limit: usize,
     },
     /// Too many labels.
-    #[error("a lease has at most {limit} labels")]
+    #[error("a lease has at most {limit} labels; set fewer, or raise limits.labels")]
     LimitLabels {
         /// The limit.
         limit: usize,
     },
     /// A label's key and value together are too long.
-    #[error("a label's key and value have at most {limit} bytes together")]
+    #[error("a label's key and value have at most {limit} bytes together; shorten it")]
     LabelTooLong {
         /// The limit.
         limit: usize,
     },
     /// The TTL is longer than allowed.
-    #[error("a TTL is at most {limit:?}")]
+    #[error("a TTL is at most {limit:?}; ask for less and renew it")]
     TtlTooLong {
         /// The limit.
         limit: Duration,
     },
     /// The TTL is shorter than allowed.
-    #[error("a TTL is at least {limit:?}")]
+    #[error("a TTL is at least {limit:?}; ask for more")]
     TtlTooShort {
         /// The limit.
         limit: Duration,
     },
     /// Nothing to renew: the lease has no ttl holder.
-    #[error("the lease has no ttl holder")]
+    #[error("the lease has no ttl holder, so there is nothing to renew")]
     NoTtl,
     /// Too many parents above it.
-    #[error("a lease has at most {limit} parents above it")]
+    #[error("a lease has at most {limit} parents above it; grant it further up")]
     Depth {
         /// The limit.
         limit: usize,
     },
     /// The first grant with this nonce is not finished yet.
-    #[error("a grant with this nonce is under way")]
+    #[error("a grant with this nonce is under way; send it again in a moment")]
     NonceBusy,
     /// A lease that nothing would hold.
-    #[error("a lease needs a holder")]
+    #[error("a lease needs a holder; leave holders out for the default")]
     NoHolder,
 }

@@ -1,6 +1,6 @@
 //! Creates areas: the hot road. Checked whole before anything is made; all of a batch or nothing.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -8,35 +8,18 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
-use scratch_fs::{FsError, NamePattern, Naming, check_name, open_directory_beneath, split_area_path};
+use scratch_fs::{FsError, Naming, open_directory_beneath};
 use scratch_lease::{AreaKey, AreaKind, LeaseId, ReservedAreas};
-use scratch_proto::{BATCH_MAX, PACKET_BYTES_MAX, v1};
+use scratch_proto::v1;
 
 use crate::broker::Broker;
-use crate::client::{Client, Road};
+use crate::client::Client;
 use crate::holders::Asking;
 use crate::peer::Identity;
+use crate::plan::{Plan, exact_name, plan};
 use crate::reason::{AtIndex, RequestError};
 use crate::tickets::Ticket;
 use crate::translate::lease_id;
-
-/// Bytes that a Created takes beside its name: tags, lengths, `fd`.
-const CREATED_BYTES: usize = 8;
-/// Room for the rest of the reply: id, envelope, and a first lease with its path.
-const REPLY_BYTES: usize = 6 * 1024;
-
-const FOREIGN: &str = "a directory that the client passes";
-
-/// A request that was checked: nothing in it can be refused by us any more, only by the kernel.
-struct Plan<'a> {
-    kind: AreaKind,
-    naming: Naming<'a>,
-    mode: u32,
-    place: Option<CString>,
-    want_handle: bool,
-    count: usize,
-    resend: bool,
-}
 
 /// One area that was made.
 struct Made {
@@ -229,7 +212,10 @@ impl Broker {
             AreaKind::Memory => Ok(unnamed(scratch_fs::create_memory(c"scratchd", plan.mode)?)),
             AreaKind::File => match scratch_fs::create_file(directory, &plan.naming, plan.mode) {
                 Ok((handle, name)) => Ok(named(plan, name, Some(handle))),
-                Err(error) => Ok(named(plan, exact(plan)?, Some(again(directory, plan, owner, error)?))),
+                Err(error) => {
+                    let handle = again(directory, plan, owner, error)?;
+                    Ok(named(plan, exact(plan)?, Some(handle)))
+                }
             },
             AreaKind::Directory => match scratch_fs::create_directory(directory, &plan.naming, plan.mode) {
                 Ok(name) => self.with_handle(directory, plan, name.clone()).inspect_err(|_| {
@@ -303,78 +289,6 @@ impl Broker {
         // The lease went into trash while this was made: the reaper takes the rest.
         client.let_go(lease);
         Err(self.or_ended(client, lease, scratch_lease::Refusal::LeaseUnknown.into()))
-    }
-}
-
-/// An exact name, checked; `None` for a random one.
-fn exact_name(request: &v1::CreateRequest) -> Result<Option<CString>, RequestError> {
-    if request.name.is_empty() { Ok(None) } else { Ok(Some(check_name(&request.name)?)) }
-}
-
-fn plan<'a>(road: Road, request: &'a v1::CreateRequest, exact: Option<&'a CStr>) -> Result<Plan<'a>, RequestError> {
-    let kind = match request.kind() {
-        v1::Kind::File => AreaKind::File,
-        v1::Kind::Directory => AreaKind::Directory,
-        v1::Kind::Anonymous => AreaKind::Anonymous,
-        v1::Kind::Memory => AreaKind::Memory,
-        v1::Kind::Unspecified => return Err(RequestError::Kind("no kind, or one of another version; set one")),
-    };
-    let count = request.count.max(1);
-    if count > BATCH_MAX {
-        return Err(RequestError::BatchSize(count));
-    }
-    let named = matches!(kind, AreaKind::File | AreaKind::Directory);
-    if exact.is_some() && count > 1 {
-        return Err(RequestError::Request("an exact name goes with one area; send several requests"));
-    }
-    if exact.is_some() && !named {
-        return Err(RequestError::Kind("an anonymous or memory area has no name; leave it out"));
-    }
-    let mode = request.mode.unwrap_or(if kind == AreaKind::Directory { 0o700 } else { 0o600 });
-    if mode & !0o777 != 0 {
-        return Err(RequestError::Mode(mode));
-    }
-    let naming = match exact {
-        Some(name) => Naming::Exact(name),
-        None => Naming::Random(pattern(request)?),
-    };
-    let name_bytes = match &naming {
-        Naming::Exact(name) => name.to_bytes().len(),
-        Naming::Random(pattern) => pattern.length(),
-    };
-    if count as usize * (name_bytes + CREATED_BYTES) + REPLY_BYTES > PACKET_BYTES_MAX {
-        return Err(RequestError::ReplyTooLarge);
-    }
-    Ok(Plan {
-        kind,
-        naming,
-        mode,
-        place: place(road, request)?,
-        want_handle: request.want_handle || !named,
-        count: count as usize,
-        resend: request.resend,
-    })
-}
-
-fn pattern(request: &v1::CreateRequest) -> Result<NamePattern<'_>, RequestError> {
-    let chars = if request.random_chars == 0 { 8 } else { request.random_chars };
-    if !(3..=64).contains(&chars) {
-        return Err(RequestError::RandomChars(request.random_chars));
-    }
-    let prefix = request.prefix.as_deref().unwrap_or(b"tmp");
-    Ok(NamePattern::new(prefix, &request.suffix, chars as usize)?)
-}
-
-fn place(road: Road, request: &v1::CreateRequest) -> Result<Option<CString>, RequestError> {
-    use v1::r#where::Kind;
-    match request.r#where.as_ref().and_then(|place| place.kind.as_ref()) {
-        None => Ok(None),
-        Some(Kind::Foreign(_)) if road == Road::Grpc => Err(RequestError::NeedsChannel(FOREIGN)),
-        Some(Kind::Foreign(_)) => Err(RequestError::Unimplemented(FOREIGN)),
-        Some(Kind::Directory(path)) => {
-            split_area_path(path)?;
-            Ok(Some(CString::new(path.as_slice()).map_err(|_| scratch_fs::NameError::Nul)?))
-        }
     }
 }
 

@@ -25,6 +25,7 @@ mod log;
 mod options;
 mod peer;
 mod persist;
+mod plan;
 mod process;
 mod ready;
 mod reaper;

@@ -45,7 +45,8 @@ impl Broker {
         }
         let mut budget = Budget(NAMES_MAX);
         let areas = ids.into_iter().take(limit);
-        Ok(areas.filter_map(|(id, kind)| self.area(lease, directory.as_fd(), id, kind, &mut budget)).collect())
+        // What is not there any more, or is closed, is left out.
+        Ok(areas.filter_map(|(id, kind)| self.area(lease, directory.as_fd(), id, kind, &mut budget).ok()).collect())
     }
 
     /// One of them.
@@ -66,8 +67,11 @@ impl Broker {
         }
         let directory = self.pool.open_lease(lease)?;
         let _rights = self.rights_in(lease)?;
-        let unknown = RequestError::AreaUnknown(path_of_bytes(&id));
-        self.area(lease, directory.as_fd(), id, kind, &mut Budget(NAMES_MAX)).ok_or(unknown)
+        let path = path_of_bytes(&id);
+        self.area(lease, directory.as_fd(), id, kind, &mut Budget(NAMES_MAX)).map_err(|errno| match errno {
+            Errno::NOENT | Errno::NOTDIR => RequestError::AreaUnknown(path),
+            errno => FsError::new("look at area", path, errno).into(),
+        })
     }
 
     /// What the broker made, but for what stands in the lease's own directory: that is listed with it.
@@ -101,7 +105,6 @@ impl Broker {
         Ok(assumed.map_err(|errno| FsError::new("take on the tenant's rights", "", errno))?.flatten())
     }
 
-    /// Nothing for what is not there any more.
     fn area(
         &self,
         lease: LeaseId,
@@ -109,7 +112,7 @@ impl Broker {
         id: Vec<u8>,
         kind: Option<AreaKind>,
         budget: &mut Budget,
-    ) -> Option<v1::Area> {
+    ) -> Result<v1::Area, Errno> {
         let wire = |kind: v1::Kind, path, bytes| v1::Area {
             lease: lease.to_string(),
             id: id.clone(),
@@ -118,15 +121,15 @@ impl Broker {
             bytes,
         };
         match kind {
-            Some(AreaKind::Anonymous) => return Some(wire(v1::Kind::Anonymous, Vec::new(), None)),
-            Some(AreaKind::Memory) => return Some(wire(v1::Kind::Memory, Vec::new(), None)),
+            Some(AreaKind::Anonymous) => return Ok(wire(v1::Kind::Anonymous, Vec::new(), None)),
+            Some(AreaKind::Memory) => return Ok(wire(v1::Kind::Memory, Vec::new(), None)),
             Some(AreaKind::File | AreaKind::Directory) | None => {}
         }
-        let (parent, name) = split_area_path(&id).ok()?;
-        let opened = parent.map(|parent: CString| open_directory_beneath(directory, &parent)).transpose().ok()?;
-        let (kind, bytes) = budget.figures(opened.as_ref().map_or(directory, AsFd::as_fd), &name).ok()?;
+        let (parent, name) = split_area_path(&id).map_err(|_| Errno::INVAL)?;
+        let opened = parent.map(|parent: CString| open_directory_beneath(directory, &parent)).transpose()?;
+        let (kind, bytes) = budget.figures(opened.as_ref().map_or(directory, AsFd::as_fd), &name)?;
         let path: PathBuf = self.pool.lease_path(lease).join(path_of_bytes(&id));
-        Some(wire(kind, path_bytes(&path), bytes))
+        Ok(wire(kind, path_bytes(&path), bytes))
     }
 }
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Signal, kill_process};
-use scratch_client::{AreaOptions, Client, ConnectOptions};
+use scratch_client::{AreaOptions, Client, ConnectOptions, GrantOptions};
 use scratch_tests::{Broker, DEADLINE, Dialogue, Options, as_user, contained, eventually, names_in, wait_gone};
 
-use super::{grant, modes, path};
+use super::{grant, modes};
 
 const ROLE: &str = "SCRATCH_SDK_ROLE";
 /// What the role says stands between libtest's own words.
@@ -21,6 +21,8 @@ pub(super) enum Role {
     Modes,
     /// Says where its areas are, and waits.
     Holds,
+    /// The same, by the async flavour.
+    HoldsAsync,
 }
 
 /// This program in a role, talking to that broker.
@@ -38,6 +40,7 @@ fn in_a_role() {
     contained("sdk::process::in_a_role", || match &*role {
         "Modes" => modes::check(),
         "Holds" => hold(),
+        "HoldsAsync" => hold_async(),
         _ => panic!("no such role: {role}"),
     });
 }
@@ -46,12 +49,30 @@ fn hold() {
     let client = Client::connect(&ConnectOptions::default()).expect("the broker listens");
     let lease = grant(&client);
     let own = client.file(&AreaOptions::default()).expect("a file is made under the own lease");
-    let own = own.path().and_then(Path::parent).expect("it has a path");
-    println!("\n{SAYS}{}\n{SAYS}{}", path(&lease).display(), own.display());
-    let line = stdin().lock().lines().next();
-    // As if it ended without a word to the broker.
-    assert!(line.is_none(), "{line:?}");
+    say_and_wait(lease.path(), own.path());
     lease.leave();
+}
+
+fn hold_async() {
+    let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
+    let (lease, own) = runtime.block_on(async {
+        let options = ConnectOptions::default();
+        let client = scratch_client::tokio::Client::connect(&options).await.expect("the broker listens");
+        let lease = client.grant(&GrantOptions::default()).await.expect("a lease is granted");
+        let own = client.file(&AreaOptions::default()).await.expect("a file is made under the own lease");
+        (lease, own)
+    });
+    say_and_wait(lease.path(), own.path());
+    lease.leave();
+}
+
+/// Says where the leases are. What follows is as if it ended without a word to the broker.
+fn say_and_wait(lease: Option<&Path>, area_of_own: Option<&Path>) {
+    let lease = lease.expect("it has a path");
+    let own = area_of_own.and_then(Path::parent).expect("it has a path");
+    println!("\n{SAYS}{}\n{SAYS}{}", lease.display(), own.display());
+    let line = stdin().lock().lines().next();
+    assert!(line.is_none(), "{line:?}");
 }
 
 fn says(process: &mut Dialogue) -> String {
@@ -66,8 +87,10 @@ fn says(process: &mut Dialogue) -> String {
 fn ends(test: &str, end: impl Fn(Dialogue)) {
     contained(test, || {
         let broker = Broker::start(Options::default());
-        for create in ["auto", "broker"] {
-            let mut command = process(&broker, Role::Holds, None);
+        for (role, create) in
+            [Role::Holds, Role::HoldsAsync].into_iter().flat_map(|role| [(role, "auto"), (role, "broker")])
+        {
+            let mut command = process(&broker, role, None);
             command.env("SCRATCHD_CREATE", create);
             let mut holder = Dialogue::start(command);
             let paths = [(); 2].map(|()| PathBuf::from(says(&mut holder)));

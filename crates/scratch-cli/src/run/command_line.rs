@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use super::failure::Failure;
+use crate::argument;
 
 /// Run CMD under a lease of its own: its temporary files are gone when it and all that it left running have ended
 #[derive(Debug, clap::Args)]
@@ -12,10 +13,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "POOL")]
     pub(super) pool: Option<String>,
     /// End the lease after this time at the latest, as in 90s or 2h. CMD is not killed
-    #[arg(long, value_name = "DURATION", value_parser = ttl)]
+    #[arg(long, value_name = "DURATION", value_parser = argument::duration)]
     pub(super) ttl: Option<Duration>,
     /// For people and for `scratch ls`; may be given more than once
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = argument::label)]
     pub(super) labels: Vec<(String, String)>,
     #[command(flatten)]
     later: LaterOptions,
@@ -59,21 +60,6 @@ impl RunArgs {
             Some((option, _)) => Err(Failure::NotYet { option }),
             None => Ok(()),
         }
-    }
-}
-
-fn ttl(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("it must be more than nothing".to_owned()),
-        Ok(time) => Ok(time),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("KEY=VALUE is wanted".to_owned()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a client calls the server, `:authority`, made acceptable before h2 reads it.
 //!
-//! On a Unix socket it means nothing, and many clients send the socket's path there (`%2Frun%2Fscratchd%2Fgrpc.sock`). That is
-//! no authority by RFC 3986 section 3.2: h2 resets the stream, and can't be told otherwise. So such bytes are replaced in
+//! On a Unix socket it means nothing, and many clients send the socket's path there (`%2Frun%2Fscratchd%2Fgrpc.sock`). h2
+//! allows no `/` and no percent-encoding in it, resets the stream, and can't be told otherwise. So such bytes are replaced in
 //! place: lengths stay, and with them the frames (RFC 9113 section 4.1) and the dynamic table's sizes (RFC 7541 section 4.1).
 //!
 //! No dynamic table is kept: a field that comes from it was mended when it was put there. Left alone are a value of which only
@@ -24,8 +24,7 @@ pub(super) struct Authority {
     left: usize,
     /// The last bytes of parts that are looked at whole.
     head: [u8; FRAME_HEADER_BYTES],
-    // Their bytes in this frame.
-    priority: usize,
+    priority: usize, // these are the lengths of the frame's later parts
     fragment: usize,
     padding: usize,
     block: Block,
@@ -226,7 +225,8 @@ mod tests {
     fn an_authority_is_mended_however_it_comes() {
         becomes(|value| frame(1, 4, &block(value)), SENT, MENDED);
         becomes(|value| frame(1, 0x2c, &[b"\x03\0\0\0\0\x41", &block(value)[..], b"%%%"].concat()), SENT, MENDED);
-        let continued = |block: Vec<u8>| [frame(1, 0, &block[..52]), frame(9, 0x2c, &block[52..])].concat();
+        let start = |block: &[u8]| frame(1, 8, &[b"\x03", block, b"%%%"].concat());
+        let continued = |block: Vec<u8>| [start(&block[..52]), frame(9, 0x2c, &block[52..])].concat();
         becomes(|value| continued(block(value)), SENT, MENDED);
         let one = |length: &[u8], value: &[u8]| frame(1, 4, &[b"\x41", length, value, b"\x04\x01/"].concat());
         becomes(|value| one(b"\x7f\x49", value), &[b'/'; 200], &[b'-'; 200]);

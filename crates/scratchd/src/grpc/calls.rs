@@ -68,11 +68,13 @@ where
         };
         let deadline = request.headers().get("grpc-timeout").and_then(deadline);
         let span = tracing::info_span!("call", path = request.uri().path(), tenant, request_id = ?id);
+        // Begun here, and so not after tonic's own, which would answer CANCELLED without a reason.
+        let late = deadline.map(tokio::time::sleep);
         let answered = self.services.call(request);
         let call = async move {
             let late = async {
-                match deadline {
-                    Some(time) => tokio::time::sleep(time).await,
+                match late {
+                    Some(late) => late.await,
                     None => std::future::pending().await,
                 }
             };

@@ -1,0 +1,76 @@
+//! `scratch lease grant`.
+
+use std::time::Duration;
+
+use scratch_client::{Client, ConnectOptions, GrantOptions, Holder};
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::shell::Shell;
+use crate::{Output, OutputArgs, argument, json, line};
+
+const EXAMPLES: &str = "Examples:
+  id=$(scratch lease grant)                held by the calling shell
+  id=$(scratch lease grant --ttl 10m)      held by time; see `lease renew`
+  scratch lease grant --holder-pid 4711 --output json | jq -r .path
+
+The id alone is printed; the directory is in the JSON and in `lease show`.
+Without --ttl and --holder-pid the calling shell holds the lease, see
+`scratch mktemp --help`.";
+
+/// Grant a lease, and print its id
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct GrantArgs {
+    /// The pool to take the lease from; else the first configured one
+    #[arg(long, value_name = "POOL")]
+    pool: Option<String>,
+    /// Held for this time, as in 90s or 2h, and longer if it is renewed
+    #[arg(long, value_name = "DURATION", value_parser = argument::duration)]
+    ttl: Option<Duration>,
+    /// Held by this process; with --ttl by both
+    #[arg(long, value_name = "PID")]
+    holder_pid: Option<u32>,
+    /// The lease that it ends with at the latest
+    #[arg(long, value_name = "LEASE")]
+    parent: Option<String>,
+    /// End it after this time at the latest, whatever holds it
+    #[arg(long, value_name = "DURATION", value_parser = argument::duration)]
+    lifetime: Option<Duration>,
+    /// For people and for `scratch ls`; may be given more than once
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = argument::label)]
+    labels: Vec<(String, String)>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Grants a lease, and leaves it to its holders.
+pub(super) fn grant(args: GrantArgs) -> Result<(), Failure> {
+    let mut holders: Vec<Holder> = args.ttl.map(Holder::Ttl).into_iter().collect();
+    if holders.is_empty() || args.holder_pid.is_some() {
+        holders.push(Holder::Other(Shell::named_or_calling(args.holder_pid)?.pidfd));
+    }
+    let options = GrantOptions {
+        pool: args.pool.unwrap_or_default(),
+        holders,
+        labels: args.labels.into_iter().collect(),
+        parent: args.parent,
+        lifetime_max: args.lifetime,
+        ..GrantOptions::default()
+    };
+    let connect = ConnectOptions { program: Some("/proc/self/exe".into()), ..ConnectOptions::default() };
+    let lease = Client::connect_or_start(&connect)?.grant(&options)?;
+    match args.output.output {
+        Output::Text => line::print(lease.id())?,
+        Output::Json => {
+            let mut value = json!({ "id": lease.id(), "path": null });
+            if let Some(path) = lease.path() {
+                json::insert_path(&mut value, path.as_os_str().as_encoded_bytes());
+            }
+            json::print(&value)?;
+        }
+    }
+    // Only now: a lease whose id nobody has learned ends with the guard.
+    lease.leave();
+    Ok(())
+}

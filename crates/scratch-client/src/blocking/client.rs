@@ -1,0 +1,141 @@
+//! The client: connects, grants, and makes areas under a lease of its own.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Blocking, Directory, Lease, NamedFile, block};
+use crate::broker::Broker;
+use crate::connect::Start;
+use crate::site::Site;
+use crate::{AreaOptions, ClientError, ConnectOptions, GrantOptions, Holder};
+
+/// A connection to the broker. Clones share it, and many threads may call at once.
+///
+/// A forked child never uses its parent's connection: it makes one of its own at its first call. Fork while another thread
+/// is in a call, and the child must not use the client at all.
+#[derive(Debug, Clone)]
+pub struct Client {
+    broker: Arc<Broker<Blocking>>,
+}
+
+impl Client {
+    /// Connects to a broker that runs.
+    ///
+    /// # Errors
+    /// [`ClientError::NoBroker`] where none answers; [`ClientError::ForeignBroker`] for one that may not be trusted.
+    pub fn connect(options: &ConnectOptions) -> Result<Self, ClientError> {
+        Ok(Self { broker: block(Broker::new(options, Start::Never))? })
+    }
+
+    /// Connects to the broker, and starts one for this user where there is none. It ends by itself when it is idle.
+    ///
+    /// # Errors
+    /// As [`Client::connect`]; [`ClientError::NoProgram`] and [`ClientError::Start`] where none could be started.
+    pub fn connect_or_start(options: &ConnectOptions) -> Result<Self, ClientError> {
+        Ok(Self { broker: block(Broker::new(options, Start::IfNone))? })
+    }
+
+    /// Asks the broker nothing and waits for its answer.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub fn ping(&self) -> Result<(), ClientError> {
+        block(self.broker.ping())
+    }
+
+    /// Grants a lease. The guard that is returned revokes it when it is dropped.
+    ///
+    /// # Errors
+    /// What the broker refuses: LEASE_UNKNOWN for a parent that is not there, and limits.
+    pub fn grant(&self, options: &GrantOptions) -> Result<Lease, ClientError> {
+        block(self.broker.grant(options)).map(Lease::new)
+    }
+
+    /// The process id that the broker had when it began to listen.
+    #[must_use]
+    pub fn broker_process(&self) -> i32 {
+        self.broker.state().peer.0
+    }
+
+    /// The runtime directory of the broker.
+    #[must_use]
+    pub fn runtime_directory(&self) -> PathBuf {
+        self.broker.state().peer.1.clone()
+    }
+}
+
+/// By id: leases whose guard is elsewhere, or nowhere.
+impl Client {
+    /// Ends a lease, whatever holds it; returns when its directory is out of the name space.
+    ///
+    /// # Errors
+    /// LEASE_UNKNOWN for one that is not there.
+    pub fn revoke(&self, lease: &str) -> Result<(), ClientError> {
+        block(self.broker.revoke(lease))
+    }
+
+    /// Lets something more hold a lease; gives the holder's id.
+    ///
+    /// # Errors
+    /// LEASE_UNKNOWN where there is none; what the broker refuses as a holder.
+    pub fn attach(&self, lease: &str, holder: &Holder) -> Result<u32, ClientError> {
+        block(self.broker.attach(lease, holder))
+    }
+
+    /// Takes a holder from a lease. With the last one the lease ends.
+    ///
+    /// # Errors
+    /// LEASE_UNKNOWN and HOLDER_UNKNOWN where there is none.
+    pub fn detach(&self, lease: &str, holder: u32) -> Result<(), ClientError> {
+        block(self.broker.detach(lease, holder))
+    }
+
+    /// As [`Lease::keep_alive`].
+    ///
+    /// # Errors
+    /// As there; NO_TTL for a lease that has no ttl holder.
+    pub fn keep_alive(&self, lease: &str) -> Result<Duration, ClientError> {
+        block(self.broker.keep_alive(lease))
+    }
+}
+
+/// Without a lease of one's own: areas under a lease that is granted at first use and ends with this process.
+impl Client {
+    /// As [`Lease::file`].
+    ///
+    /// # Errors
+    /// As there, and those of granting a lease.
+    pub fn file(&self, options: &AreaOptions) -> Result<NamedFile, ClientError> {
+        let own = block(self.broker.own_lease())?;
+        block(Site::of(&self.broker, &own).file(options)).map(NamedFile::new)
+    }
+
+    /// As [`Lease::directory`].
+    ///
+    /// # Errors
+    /// As there, and those of granting a lease.
+    pub fn directory(&self, options: &AreaOptions) -> Result<Directory, ClientError> {
+        let own = block(self.broker.own_lease())?;
+        block(Site::of(&self.broker, &own).directory(options)).map(Directory::new)
+    }
+
+    /// As [`Lease::anonymous`].
+    ///
+    /// # Errors
+    /// As there, and those of granting a lease.
+    pub fn anonymous(&self) -> Result<File, ClientError> {
+        let own = block(self.broker.own_lease())?;
+        block(Site::of(&self.broker, &own).anonymous())
+    }
+
+    /// As [`Lease::memory`].
+    ///
+    /// # Errors
+    /// As there, and those of granting a lease.
+    pub fn memory(&self) -> Result<File, ClientError> {
+        let own = block(self.broker.own_lease())?;
+        block(Site::of(&self.broker, &own).memory())
+    }
+}

@@ -1,0 +1,163 @@
+//! The guard of a lease: dropped, it revokes it.
+
+use std::fmt;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Blocking, Directory, NamedFile, block};
+use crate::lease::Held;
+use crate::{AreaOptions, ClientError, holder};
+
+/// A lease of ours. Dropping the guard revokes the lease and everything under it, ignoring errors: the broker ends it in any
+/// case when its holders are gone. In a forked child dropping the guard does nothing.
+#[must_use = "a lease is revoked when its guard is dropped"]
+pub struct Lease {
+    held: Held<Blocking>,
+}
+
+impl Lease {
+    pub(super) fn new(held: Held<Blocking>) -> Self {
+        Self { held }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.held.tenure.id
+    }
+
+    /// Its directory; none where it has none that this process can name.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.held.tenure.path.as_deref()
+    }
+
+    /// The generation of the broker that granted it.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.held.tenure.generation
+    }
+
+    /// What the broker remarks on the holders; empty if they are what was asked for.
+    #[must_use]
+    pub fn note(&self) -> &str {
+        &self.held.tenure.note
+    }
+
+    /// The ids of the holders that it was granted with, in their order. [`Lease::detach`] takes them.
+    #[must_use]
+    pub fn holders(&self) -> &[u32] {
+        &self.held.tenure.holders
+    }
+
+    /// Lets a process hold the lease, too, until it ends.
+    ///
+    /// # Errors
+    /// Those of the connection; a process of another user is refused.
+    pub fn attach_process(&self, pidfd: BorrowedFd<'_>) -> Result<(), ClientError> {
+        block(self.held.broker().attach_passing(self.id(), holder::passed_process(), pidfd)).map(drop)
+    }
+
+    /// Gives one end of a Unix socket pair to the broker: the lease is held, too, until every copy of the other end is
+    /// closed.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub fn attach_descriptor(&self, end: OwnedFd) -> Result<(), ClientError> {
+        block(self.held.broker().attach_passing(self.id(), holder::passed_descriptor(), end.as_fd())).map(drop)
+    }
+
+    /// Takes a holder away. With the last one the lease ends.
+    ///
+    /// # Errors
+    /// HOLDER_UNKNOWN where there is none of this id; LEASE_UNKNOWN when the lease has ended.
+    pub fn detach(&self, holder: u32) -> Result<(), ClientError> {
+        block(self.held.broker().detach(self.id(), holder))
+    }
+
+    /// Renews the lease's ttl holders; returns the time that each has now.
+    ///
+    /// # Errors
+    /// LEASE_UNKNOWN when it has ended.
+    pub fn keep_alive(&self) -> Result<Duration, ClientError> {
+        block(self.held.broker().keep_alive(self.id()))
+    }
+
+    /// Ends the lease now; returns when its directory is out of the name space.
+    ///
+    /// # Errors
+    /// Those of the connection; LEASE_UNKNOWN when it had ended before.
+    pub fn revoke(self) -> Result<(), ClientError> {
+        block(self.held.revoke())
+    }
+
+    /// Gives up the guard: the lease lives as long as its holders do. Returns its id.
+    #[must_use]
+    pub fn into_id(self) -> String {
+        self.held.into_tenure().id.clone()
+    }
+
+    /// Gives up the guard: the lease lives as long as its holders do.
+    pub fn leave(self) {
+        drop(self.held.into_tenure());
+    }
+}
+
+/// Areas under it.
+impl Lease {
+    /// Makes a named file, open for reading and writing. Dropping the guard removes it.
+    ///
+    /// # Errors
+    /// AlreadyExists for an exact name that is taken; those of the file system and of the connection.
+    pub fn file(&self, options: &AreaOptions) -> Result<NamedFile, ClientError> {
+        block(self.held.site().file(options)).map(NamedFile::new)
+    }
+
+    /// Makes many named files in as few round trips as can be. `name` is left aside.
+    ///
+    /// # Errors
+    /// As [`Lease::file`].
+    pub fn files(&self, options: &AreaOptions, count: u32) -> Result<Vec<NamedFile>, ClientError> {
+        Ok(block(self.held.site().files(options, count))?.into_iter().map(NamedFile::new).collect())
+    }
+
+    /// Makes a directory. Dropping the guard removes it with everything in it.
+    ///
+    /// # Errors
+    /// As [`Lease::file`].
+    pub fn directory(&self, options: &AreaOptions) -> Result<Directory, ClientError> {
+        block(self.held.site().directory(options)).map(Directory::new)
+    }
+
+    /// Makes a file without a name; it is gone with its last descriptor.
+    ///
+    /// # Errors
+    /// Those of the file system and of the connection.
+    pub fn anonymous(&self) -> Result<File, ClientError> {
+        block(self.held.site().anonymous())
+    }
+
+    /// Makes a stock of files without names, 200 in one round trip.
+    ///
+    /// # Errors
+    /// As [`Lease::anonymous`].
+    pub fn anonymous_files(&self, count: u32) -> Result<Vec<File>, ClientError> {
+        block(self.held.site().anonymous_files(count))
+    }
+
+    /// Makes a file in memory that can be sealed.
+    ///
+    /// # Errors
+    /// As [`Lease::anonymous`].
+    pub fn memory(&self) -> Result<File, ClientError> {
+        block(self.held.site().memory())
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.held.describe(f)
+    }
+}

@@ -1,0 +1,133 @@
+//! The guards of named areas: dropped, they remove what they guard.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use super::{Blocking, block};
+use crate::named::Named;
+use crate::{ClientError, PersistError, Replace};
+
+/// A named file, open for reading and writing. Dropping the guard removes it, ignoring errors: the lease's end removes it in
+/// any case. In a forked child dropping the guard does nothing.
+#[derive(Debug)]
+#[must_use = "a file is removed when its guard is dropped"]
+pub struct NamedFile {
+    /// The open file.
+    pub file: File,
+    named: Named<Blocking>,
+}
+
+/// A directory. Dropping the guard removes it with everything in it, ignoring errors: the lease's end removes it in any case.
+/// In a forked child dropping the guard does nothing.
+#[derive(Debug)]
+#[must_use = "a directory is removed when its guard is dropped"]
+pub struct Directory {
+    named: Named<Blocking>,
+}
+
+impl NamedFile {
+    pub(super) fn new((file, named): (File, Named<Blocking>)) -> Self {
+        Self { file, named }
+    }
+
+    /// Where it is; nowhere that this process can name if its lease has no path.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.named.path()
+    }
+
+    /// Its name in the lease's directory.
+    #[must_use]
+    pub fn name(&self) -> &OsStr {
+        self.named.name()
+    }
+
+    /// Closes and removes it. That it is gone already is no error.
+    ///
+    /// # Errors
+    /// Those of unlinkat(2) and of the connection.
+    pub fn close(self) -> Result<(), ClientError> {
+        let Self { file, named } = self;
+        drop(file);
+        block(named.close())
+    }
+
+    /// Gives up the guard: the file stays until its lease ends.
+    #[must_use]
+    pub fn keep(self) -> File {
+        let Self { file, named } = self;
+        named.keep();
+        file
+    }
+
+    /// Moves it out of its lease for good, to this name in a directory that this user may write. To another file system it is
+    /// copied; at no time is there half a file under `name`. Returns the file, and whether it was copied: then it is the open
+    /// file of the original, which has no name any more.
+    ///
+    /// # Errors
+    /// With the guard, so that it can be tried elsewhere: NAME_EXISTS with [`Replace::Never`], what the kernel refuses this
+    /// user, those of the connection. Where the answer was lost on the way it may be there all the same.
+    #[expect(clippy::result_large_err, reason = "what could not be moved is given back")]
+    pub fn persist(
+        self,
+        directory: impl AsFd,
+        name: impl AsRef<OsStr>,
+        replace: Replace,
+    ) -> Result<(File, bool), PersistError<Self>> {
+        let Self { file, mut named } = self;
+        match block(named.persist(directory.as_fd(), name.as_ref(), replace)) {
+            Ok(copied) => Ok((file, copied)),
+            Err(error) => Err(PersistError { error, guard: Self { file, named } }),
+        }
+    }
+}
+
+impl Directory {
+    pub(super) fn new(named: Named<Blocking>) -> Self {
+        Self { named }
+    }
+
+    /// Where it is; nowhere that this process can name if its lease has no path.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.named.path()
+    }
+
+    /// Its name in the lease's directory.
+    #[must_use]
+    pub fn name(&self) -> &OsStr {
+        self.named.name()
+    }
+
+    /// Removes it with everything in it; returns when it is out of the name space. That it is gone already is no error.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub fn close(self) -> Result<(), ClientError> {
+        block(self.named.close())
+    }
+
+    /// Gives up the guard: the directory stays until its lease ends.
+    pub fn keep(self) {
+        self.named.keep();
+    }
+
+    /// Moves it with everything in it out of its lease for good, as [`NamedFile::persist`]. Returns whether it was copied.
+    ///
+    /// # Errors
+    /// As there.
+    #[expect(clippy::result_large_err, reason = "what could not be moved is given back")]
+    pub fn persist(
+        mut self,
+        directory: impl AsFd,
+        name: impl AsRef<OsStr>,
+        replace: Replace,
+    ) -> Result<bool, PersistError<Self>> {
+        match block(self.named.persist(directory.as_fd(), name.as_ref(), replace)) {
+            Ok(copied) => Ok(copied),
+            Err(error) => Err(PersistError { error, guard: self }),
+        }
+    }
+}

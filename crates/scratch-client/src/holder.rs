@@ -1,0 +1,84 @@
+//! What keeps a lease alive.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use scratch_proto::v1::holder_spec::Kind;
+use scratch_proto::v1::{ConnectionHolder, DescriptorHolder, HolderSpec, ProcessHolder, TtlHolder};
+
+use crate::ClientError;
+
+/// What keeps a lease alive from the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// This process.
+    Process,
+    /// This connection, and after a restart of the broker the next one.
+    Connection,
+    /// Time that [`Lease::keep_alive`](crate::Lease::keep_alive) renews.
+    Ttl(Duration),
+    /// Another process of this user.
+    Other(Pidfd),
+}
+
+/// A process that is held, so that its number can't become another's meanwhile.
+#[derive(Debug, Clone)]
+pub struct Pidfd(Arc<OwnedFd>);
+
+impl Pidfd {
+    /// Holds the process that has this number now.
+    ///
+    /// # Errors
+    /// Those of pidfd_open(2): ESRCH where there is none.
+    pub fn open(pid: u32) -> Result<Self, ClientError> {
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH);
+        let opened = number.and_then(|number| pidfd_open(number, PidfdFlags::empty()));
+        let opened = opened.map_err(|errno| ClientError::io("hold process", pid.to_string(), errno))?;
+        Ok(Self(Arc::new(opened)))
+    }
+}
+
+impl PartialEq for Pidfd {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Pidfd {}
+
+impl Holder {
+    pub(crate) fn spec(&self) -> Result<HolderSpec, ClientError> {
+        let kind = match self {
+            Self::Process => Kind::Process(ProcessHolder { fd: false }),
+            Self::Connection => Kind::Connection(ConnectionHolder {}),
+            Self::Ttl(ttl) => Kind::Ttl(TtlHolder { ttl: Some(duration(*ttl)?) }),
+            Self::Other(_) => Kind::Process(ProcessHolder { fd: true }),
+        };
+        Ok(HolderSpec { kind: Some(kind) })
+    }
+
+    /// What rides along with the spec.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Other(process) => Some(process.0.as_fd()),
+            Self::Process | Self::Connection | Self::Ttl(_) => None,
+        }
+    }
+}
+
+/// The process whose pidfd rides along.
+pub(crate) fn passed_process() -> HolderSpec {
+    HolderSpec { kind: Some(Kind::Process(ProcessHolder { fd: true })) }
+}
+
+/// The end of a socket pair that rides along.
+pub(crate) fn passed_descriptor() -> HolderSpec {
+    HolderSpec { kind: Some(Kind::Descriptor(DescriptorHolder { fd: true })) }
+}
+
+pub(crate) fn duration(time: Duration) -> Result<prost_types::Duration, ClientError> {
+    time.try_into().map_err(|_| ClientError::Protocol("a time that is too long"))
+}

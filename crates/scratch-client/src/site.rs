@@ -1,0 +1,189 @@
+//! Making areas: in the lease's directory by this process itself where it can, else through the broker.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use scratch_fs::FsError;
+use scratch_proto::BATCH_MAX;
+use scratch_proto::v1::channel_request::Op;
+use scratch_proto::v1::channel_response::Result as Reply;
+use scratch_proto::v1::{CreateRequest, Created, Kind};
+
+use crate::ClientError;
+use crate::area::{AreaOptions, CreateMode};
+use crate::broker::Broker;
+use crate::named::{Maker, Named};
+use crate::tenure::Tenure;
+use crate::wait::Wait;
+
+/// As often a fresh name is tried; the same bound as in a directory of our own.
+const NAMES_MAX: usize = 10_000;
+
+/// Where areas are made, and by whom.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Site<'a, W: Wait> {
+    broker: &'a Arc<Broker<W>>,
+    tenure: &'a Arc<Tenure>,
+}
+
+impl<'a, W: Wait> Site<'a, W> {
+    pub(crate) fn of(broker: &'a Arc<Broker<W>>, tenure: &'a Arc<Tenure>) -> Self {
+        Self { broker, tenure }
+    }
+
+    pub(crate) async fn file(self, options: &AreaOptions) -> Result<(File, Named<W>), ClientError> {
+        let mode = options.mode.unwrap_or(0o600);
+        if let Some((file, name)) =
+            self.here(|directory| options.named(|naming| scratch_fs::create_file(directory, naming, mode)))?
+        {
+            return Ok((file.into(), self.guard(name, Maker::Process)));
+        }
+        let (name, file) = self.through_broker(Kind::File, options).await?;
+        let named = self.guard(name, Maker::Broker);
+        let file = file.ok_or(ClientError::Protocol("a file without a descriptor"))?;
+        Ok((file.into(), named))
+    }
+
+    pub(crate) async fn files(self, options: &AreaOptions, count: u32) -> Result<Vec<(File, Named<W>)>, ClientError> {
+        let options = AreaOptions { name: None, ..options.clone() };
+        let mut files = Vec::new();
+        if self.is_here() {
+            for _ in 0..count {
+                files.push(self.file(&options).await?);
+            }
+            return Ok(files);
+        }
+        // Each batch is under guard before the next one is asked for.
+        for count in batches(count) {
+            for (name, file) in self.batch(Kind::File, &options, count).await? {
+                let name = CString::new(name).map_err(|_| ClientError::Protocol("a name with a NUL"))?;
+                files.push((file.into(), self.guard(name, Maker::Broker)));
+            }
+        }
+        Ok(files)
+    }
+
+    pub(crate) async fn directory(self, options: &AreaOptions) -> Result<Named<W>, ClientError> {
+        let mode = options.mode.unwrap_or(0o700);
+        if let Some(name) =
+            self.here(|directory| options.named(|naming| scratch_fs::create_directory(directory, naming, mode)))?
+        {
+            // Its removal is the broker's all the same: one rename instead of a walk.
+            return Ok(self.guard(name, Maker::Broker));
+        }
+        let (name, _) = self.through_broker(Kind::Directory, options).await?;
+        Ok(self.guard(name, Maker::Broker))
+    }
+
+    pub(crate) async fn anonymous(self) -> Result<File, ClientError> {
+        match self.here(|directory| Ok(scratch_fs::create_anonymous(directory, 0o600)?))? {
+            Some(file) => Ok(file.into()),
+            None => self.single(Kind::Anonymous).await,
+        }
+    }
+
+    pub(crate) async fn anonymous_files(self, count: u32) -> Result<Vec<File>, ClientError> {
+        let mut files = Vec::new();
+        if self.is_here() {
+            for _ in 0..count {
+                files.push(self.anonymous().await?);
+            }
+            return Ok(files);
+        }
+        for count in batches(count) {
+            let made = self.batch(Kind::Anonymous, &AreaOptions::default(), count).await?;
+            files.extend(made.into_iter().map(|(_, file)| File::from(file)));
+        }
+        Ok(files)
+    }
+
+    pub(crate) async fn memory(self) -> Result<File, ClientError> {
+        match self.broker.create {
+            CreateMode::Auto => Ok(scratch_fs::create_memory(c"scratch", 0o600)?.into()),
+            CreateMode::Broker => self.single(Kind::Memory).await,
+        }
+    }
+
+    fn is_here(self) -> bool {
+        self.broker.create == CreateMode::Auto && self.tenure.directory().is_some()
+    }
+
+    /// Makes it in this process; nothing where that is not wanted or not allowed.
+    fn here<T>(self, make: impl FnOnce(BorrowedFd<'_>) -> Result<T, ClientError>) -> Result<Option<T>, ClientError> {
+        if !self.is_here() {
+            return Ok(None);
+        }
+        let Some(directory) = self.tenure.directory() else { return Ok(None) };
+        match make(directory) {
+            // A sandbox may let a process open the directory and not change it.
+            Err(ClientError::Create(FsError { errno: Errno::ACCESS | Errno::PERM | Errno::ROFS, .. })) => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    /// One named area, its random name drawn here, so that the request can be sent again.
+    async fn through_broker(
+        self,
+        kind: Kind,
+        options: &AreaOptions,
+    ) -> Result<(CString, Option<OwnedFd>), ClientError> {
+        for _ in 0..NAMES_MAX {
+            let name = options.draw()?;
+            let request = CreateRequest {
+                name: name.to_bytes().to_vec(),
+                want_handle: kind == Kind::File,
+                ..options.request(&self.tenure.id, kind)
+            };
+            match self.create(request).await {
+                Err(error) if error.is_refusal("NAME_EXISTS") && options.name.is_none() => {}
+                result => return result.map(|(_, descriptors)| (name, descriptors.into_iter().next())),
+            }
+        }
+        Err(FsError::new("create", "(random name)", Errno::EXIST).into())
+    }
+
+    async fn single(self, kind: Kind) -> Result<File, ClientError> {
+        let made = self.batch(kind, &AreaOptions::default(), 1).await?;
+        let (_, file) = made.into_iter().next().ok_or(ClientError::Protocol("no area"))?;
+        Ok(file.into())
+    }
+
+    /// Many areas with descriptors. What has to be sent again may leave named ones of the first try to the lease.
+    async fn batch(
+        self,
+        kind: Kind,
+        options: &AreaOptions,
+        count: u32,
+    ) -> Result<Vec<(Vec<u8>, OwnedFd)>, ClientError> {
+        // Refused here as it is everywhere else.
+        options.pattern()?;
+        let random_chars = u32::try_from(options.random_chars).unwrap_or(u32::MAX);
+        let request =
+            CreateRequest { want_handle: true, count, random_chars, ..options.request(&self.tenure.id, kind) };
+        let (areas, descriptors) = self.create(request).await?;
+        if areas.len() != descriptors.len() || areas.len() != count as usize {
+            return Err(ClientError::Protocol("not as many areas as were asked for"));
+        }
+        Ok(areas.into_iter().map(|area| area.name).zip(descriptors).collect())
+    }
+
+    async fn create(self, request: CreateRequest) -> Result<(Vec<Created>, Vec<OwnedFd>), ClientError> {
+        let answer = self.broker.call(Op::Create(request), &[]).await?;
+        match answer.reply {
+            Reply::Create(created) => Ok((created.areas, answer.descriptors)),
+            _ => Err(ClientError::Protocol("no answer to Create")),
+        }
+    }
+
+    fn guard(self, name: CString, maker: Maker) -> Named<W> {
+        Named::new(Arc::clone(self.broker), Arc::clone(self.tenure), name, maker)
+    }
+}
+
+/// So many at a time.
+fn batches(count: u32) -> impl Iterator<Item = u32> + Send {
+    (0..count).step_by(BATCH_MAX as usize).map(move |made| (count - made).min(BATCH_MAX))
+}

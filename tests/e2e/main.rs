@@ -16,7 +16,6 @@ mod misbehaviour;
 mod mktemp;
 mod programs;
 mod protocol;
-mod readme;
 mod regressions;
 mod removal;
 mod restart;

@@ -129,6 +129,15 @@ impl Lease {
         smallest
     }
 
+    /// Connections that are waited for may come at least until then.
+    pub(crate) fn wait_until(&mut self, time: BootTime) {
+        for holder in &mut self.holders {
+            if let HolderKind::LostConnection { until } | HolderKind::AwaitedConnection { until } = &mut holder.kind {
+                *until = (*until).max(time);
+            }
+        }
+    }
+
     /// Whether it is decided that it ends.
     pub(crate) fn ends(&self) -> bool {
         self.reason.is_some()

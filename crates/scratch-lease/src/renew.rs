@@ -21,15 +21,15 @@ impl Table {
         smallest.ok_or(Refusal::NoTtl)
     }
 
-    /// The broker did not run for a while, so nobody could renew: every ttl holder of every lease gets its full TTL
-    /// from now. Ends of lifetimes and of lost connections stay. Looks at every lease.
-    pub fn rearm(&mut self, now: BootTime) {
-        for lease in self.leases.values_mut() {
-            if lease.is_there() && lease.granted_ttl().is_some() {
-                self.index.disarm(lease);
-                lease.restart_ttls(now);
-                self.index.arm(lease);
-            }
+    /// The broker did not run for a while, so nobody could renew or come back: every ttl holder of every lease gets its
+    /// full TTL from now, and every connection that is waited for at least `grace`. Ends of lifetimes stay. Looks at every
+    /// lease.
+    pub fn rearm(&mut self, now: BootTime, grace: Duration) {
+        for lease in self.leases.values_mut().filter(|lease| lease.is_there()) {
+            self.index.disarm(lease);
+            lease.restart_ttls(now);
+            lease.wait_until(now + grace);
+            self.index.arm(lease);
         }
     }
 }
@@ -61,13 +61,15 @@ mod tests {
     }
 
     #[test]
-    fn rearming_gives_back_the_ttls_and_nothing_else() {
+    fn rearming_gives_back_the_ttls_and_time_to_come_back() {
         let long = Grant { lifetime_max: Some(seconds_long(60)), ..grant(1, &[ttl(10)]) };
         let mut table = table_with([long, grant(2, &[ttl(5), lost(40)])]);
-        table.rearm(at(30));
+        table.rearm(at(30), seconds_long(20));
         assert_eq!(table.next_deadline(), Some(at(35)));
         assert_eq!((lease(&table, 1).expire_time(), lease(&table, 1).lifetime_end()), (Some(at(40)), Some(at(60))));
         assert_eq!((table.due(at(39)), table.next_deadline()), (vec![], Some(at(40))));
-        assert_eq!(table.due(at(40)).len(), 2);
+        assert_eq!((table.due(at(49)).len(), table.next_deadline()), (1, Some(at(50))));
+        table.rearm(at(49), seconds_long(0));
+        assert_eq!(table.due(at(50)).len(), 1, "what has longer keeps it");
     }
 }

@@ -18,6 +18,10 @@ impl Table {
         remove: &[String],
     ) -> Result<(), Refusal> {
         let lease = live_mut(&mut self.leases, id, caller)?;
+        self.limits.check_labels(&set)?;
+        if remove.len() > self.limits.labels_per_lease {
+            return Err(Refusal::LimitLabels { limit: self.limits.labels_per_lease });
+        }
         let mut labels = lease.labels.clone();
         labels.retain(|key, _| !remove.contains(key));
         labels.extend(set);

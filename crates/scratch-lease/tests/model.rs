@@ -16,6 +16,9 @@ use scratch_lease::{
     ProcessId, Table, TenantId, Usage,
 };
 
+/// How long a connection has to come back when the broker did not run.
+const GRACE: Duration = Duration::from_secs(7);
+
 const LIMITS: Limits = Limits {
     leases_per_tenant: 6,
     areas_per_tenant: 5,
@@ -139,8 +142,8 @@ impl Pair {
                 }
             }
             Step::Rearm => {
-                self.table.rearm(now);
-                self.naive.rearm();
+                self.table.rearm(now, GRACE);
+                self.naive.rearm(GRACE);
             }
             step => self.step_of_a_tenant(step),
         }

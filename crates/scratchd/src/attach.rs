@@ -3,9 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::io::Errno;
 use scratch_fs::FsError;
-use scratch_lease::{Holder, HolderKind, LeaseId, NewHolder};
+use scratch_lease::{Holder, HolderKind, LeaseId, NewHolder, Refusal};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
@@ -42,18 +41,18 @@ impl Broker {
         } else {
             let watching = self.start_watching(id, holder.id, watched);
             let kept = watching
-                .map_err(|errno| FsError::new("watch holder of lease", id.as_str(), errno))
+                .map_err(|errno| FsError::new("watch holder of lease", id.as_str(), errno).into())
                 .and_then(|()| self.rewrite_record(id));
             if let Err(error) = kept {
                 self.take_holder_back(id, holder);
-                return Err(error.into());
+                return Err(error);
             }
         }
         self.settle();
         Ok(v1::AttachResponse { holder: Some(translate::holder(&holder)) })
     }
 
-    /// True: it was there already.
+    /// True: the record has it already, as this holder or as a connection that was waited for.
     fn attach_to(&self, id: LeaseId, asking: &Asking, new: NewHolder) -> Result<(Holder, bool), RequestError> {
         let mut state = self.lock();
         if new == NewHolder::Connection(asking.connection) && !state.open.contains(&asking.connection) {
@@ -61,7 +60,8 @@ impl Broker {
         }
         let before = state.table.live(id, asking.caller)?.holders().to_vec();
         let holder = state.table.attach(id, asking.caller, new, clock::now())?;
-        Ok((holder, before.contains(&holder)))
+        let was_there = before.iter().any(|old| old.id == holder.id);
+        Ok((holder, was_there))
     }
 
     fn take_holder_back(self: &Arc<Self>, id: LeaseId, holder: Holder) {
@@ -77,15 +77,14 @@ impl Broker {
     /// Writes down who holds a lease now. If it has ended meanwhile, nothing of it is left behind.
     ///
     /// # Errors
-    /// Of the file system; ENOENT for a lease that is gone.
-    pub(crate) fn rewrite_record(&self, id: LeaseId) -> Result<(), FsError> {
-        let gone = || FsError::new("write record of lease", id.as_str(), Errno::NOENT);
-        let mut record = self.record(id).ok_or_else(gone)?;
+    /// Of the file system; LEASE_UNKNOWN for a lease that is gone.
+    pub(crate) fn rewrite_record(&self, id: LeaseId) -> Result<(), RequestError> {
+        let mut record = self.record(id).ok_or(Refusal::LeaseUnknown)?;
         (record.device, record.inode) = self.pool.directory_identity(id)?;
         self.pool.write_record(id, &record)?;
         if self.lock().table.lease(id).is_none() {
             self.pool.drop_record(id)?;
-            return Err(gone());
+            return Err(Refusal::LeaseUnknown.into());
         }
         Ok(())
     }

@@ -59,7 +59,6 @@ pub(crate) struct Broker {
     pub(crate) streams: Streams,
     /// Where tasks run, once there is something to be served.
     pub(crate) tokio: OnceLock<tokio::runtime::Handle>,
-    pub(crate) drain: Drain,
     /// Leases that went lately, and why.
     pub(crate) ended: Ended,
     /// True once the broker is on its way out: whoever is cut off then has lost nothing.
@@ -78,6 +77,7 @@ pub(crate) struct State {
     pub(crate) identities: HashMap<LeaseId, Arc<Identity>>,
     /// Connections and KeepAlive streams that are open: a holder of another one would never end.
     pub(crate) open: HashSet<ConnectionId>,
+    pub(crate) drain: Drain,
 }
 
 /// What a broker is made of.
@@ -110,7 +110,12 @@ impl Broker {
             side: Side::start()?,
             channels: OnceLock::new(),
             loads: Arc::default(),
-            state: Mutex::new(State { table, identities: HashMap::new(), open: HashSet::new() }),
+            state: Mutex::new(State {
+                table,
+                identities: HashMap::new(),
+                open: HashSet::new(),
+                drain: Drain::default(),
+            }),
             expired_until: AtomicU64::new(clock::now().0),
             awaited_until: AtomicU64::new(0),
             activity: AtomicU64::new(0),
@@ -119,7 +124,6 @@ impl Broker {
             tickets: Tickets::default(),
             streams: Streams::default(),
             tokio: OnceLock::new(),
-            drain: Drain::default(),
             ended: Ended::default(),
             stopping: watch::channel(false).0,
             next_connection: AtomicU64::new(FIRST_CONNECTION),

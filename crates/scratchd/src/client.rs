@@ -12,6 +12,8 @@ use crate::broker::Broker;
 use crate::load::{Outgoing, Seat};
 use crate::peer::Peer;
 use crate::process::HeldProcess;
+use crate::reason::RequestError;
+use crate::translate::lease_id;
 
 /// The road that requests come on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +55,17 @@ impl Client {
     /// SRCH when it is gone.
     pub(crate) fn process(&self) -> Result<Option<HeldProcess>, Errno> {
         self.peer.process(self.outgoing.socket())
+    }
+
+    /// The lease that a request names; the connection's own one if it names none.
+    ///
+    /// # Errors
+    /// LEASE_UNKNOWN.
+    pub(crate) fn lease(&self, text: &str) -> Result<LeaseId, RequestError> {
+        match self.own_lease {
+            Some(own) if text.is_empty() => Ok(own),
+            _ => lease_id(text),
+        }
     }
 
     /// The directory of a lease, opened or still held from the last request.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 use scratch_fs::{FsError, Naming, open_directory_beneath};
-use scratch_lease::{AreaKey, AreaKind, LeaseId, ReservedAreas};
+use scratch_lease::{AreaKey, AreaKind, LeaseId, Refusal, ReservedAreas};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
@@ -131,6 +131,10 @@ impl Broker {
             area.fd = false;
         }
         response.ticket = place.open(Ticket { lease, areas, handles, unnamed, _counted: counted });
+        if self.lock().table.lease(lease).is_none() {
+            // It ended after its tickets were dropped: this one came too late for that.
+            self.drop_tickets(self.tickets.of_lease(lease));
+        }
         Ok(response)
     }
 
@@ -171,7 +175,7 @@ impl Broker {
         reserved: ReservedAreas,
     ) -> Result<Vec<Made>, AtIndex> {
         let first = |error| AtIndex { index: 0, error };
-        let identity = self.identity_for(client, lease);
+        let identity = self.identity_for(client, lease).map_err(first)?;
         let held = client.directory(self, lease).map_err(|error| first(error.into()))?;
         let _rights = identity
             .assume(self.uid)
@@ -240,11 +244,15 @@ impl Broker {
 
     /// With whose rights work in a lease is done: the peer's own, or, where an admin works in another tenant's lease, that
     /// tenant's.
-    pub(crate) fn identity_for(&self, client: &Client, lease: LeaseId) -> Arc<Identity> {
+    ///
+    /// # Errors
+    /// LEASE_UNKNOWN for one that has gone meanwhile.
+    pub(crate) fn identity_for(&self, client: &Client, lease: LeaseId) -> Result<Arc<Identity>, RequestError> {
         let own = &client.peer.identity;
         match self.lock().identities.get(&lease) {
-            Some(tenant) if tenant.uid != own.uid => Arc::clone(tenant),
-            _ => Arc::clone(own),
+            Some(tenant) if tenant.uid != own.uid => Ok(Arc::clone(tenant)),
+            Some(_) => Ok(Arc::clone(own)),
+            None => Err(Refusal::LeaseUnknown.into()),
         }
     }
 
@@ -288,7 +296,7 @@ impl Broker {
         }
         // The lease went into trash while this was made: the reaper takes the rest.
         client.let_go(lease);
-        Err(self.or_ended(client, lease, scratch_lease::Refusal::LeaseUnknown.into()))
+        Err(self.or_ended(client, lease, Refusal::LeaseUnknown.into()))
     }
 }
 

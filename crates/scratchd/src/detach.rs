@@ -34,6 +34,6 @@ impl Broker {
         // A lease that goes takes its record with it.
         let written = if is_last { Ok(()) } else { self.rewrite_record(id) };
         self.settle();
-        Ok(written?)
+        written
     }
 }

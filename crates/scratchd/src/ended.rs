@@ -9,8 +9,9 @@ use scratch_proto::v1;
 
 use crate::broker::Broker;
 
-/// So many are remembered.
-const ENDED_MAX: usize = 1024;
+/// So many are remembered, and so many of one tenant.
+const ENDED_MAX: usize = 4096;
+const OF_TENANT_MAX: usize = 1024;
 
 /// The leases that ended last, the oldest first.
 #[derive(Debug, Default)]
@@ -29,7 +30,12 @@ impl Ended {
     /// A lease ends for this reason.
     pub(crate) fn note(&self, lease: &Lease, reason: Reason) {
         let mut ended = self.lock();
-        if ended.len() == ENDED_MAX {
+        // A tenant pushes out its own, and only a full list those of all.
+        let own = |past: &&Past| past.tenant == lease.tenant();
+        if ended.len() >= OF_TENANT_MAX && ended.iter().filter(own).count() >= OF_TENANT_MAX {
+            let oldest = ended.iter().position(|past| past.tenant == lease.tenant());
+            oldest.and_then(|oldest| ended.remove(oldest));
+        } else if ended.len() == ENDED_MAX {
             ended.pop_front();
         }
         ended.push_back(Past { id: lease.id(), tenant: lease.tenant(), reason, time: SystemTime::now() });

@@ -10,6 +10,7 @@ use scratch_proto::v1;
 
 use crate::broker::Broker;
 use crate::clock;
+use crate::drain::Drain;
 use crate::holders::{Asking, Holding, Passed, TWICE, Watched, note_of};
 use crate::peer::Identity;
 use crate::reason::RequestError;
@@ -157,10 +158,10 @@ impl Broker {
     /// The ids of the holders, in their order: one may be gone again before it is watched.
     fn decide_grant(&self, grant: Grant, asking: &Asking, note: &str) -> Result<Vec<HolderId>, Refused> {
         let id = grant.id;
-        if grant.parent.is_none() && self.drain.is_draining() {
+        let mut state = self.lock();
+        if grant.parent.is_none() && state.drain != Drain::Granting {
             return Err(RequestError::Draining.into());
         }
-        let mut state = self.lock();
         if grant.holders.contains(&NewHolder::Connection(asking.connection)) && !state.open.contains(&asking.connection)
         {
             return Err(RequestError::Holder(CLOSED).into());
@@ -187,9 +188,12 @@ impl Broker {
             Owner::Tenant { uid: identity.uid, gid: identity.gid }
         };
         self.pool.make_lease(id, owner, &mut record).map_err(|error| {
-            let mut state = self.lock();
-            state.table.forget(id);
-            state.identities.remove(&id);
+            {
+                let mut state = self.lock();
+                state.table.forget(id);
+                state.identities.remove(&id);
+            }
+            self.activity();
             error.into()
         })
     }

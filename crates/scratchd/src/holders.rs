@@ -16,7 +16,7 @@ use crate::side::Side;
 use crate::translate::duration;
 
 /// How long a lease that a KeepAlive stream is to hold waits for it.
-const STREAM_COMES_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const STREAM_COMES_WITHIN: Duration = Duration::from_secs(30);
 const AWAITED: &str = "held by the KeepAlive stream that names the lease; it has 30 s to come";
 
 /// Said in the reply when the kernel names no process that could hold the lease.

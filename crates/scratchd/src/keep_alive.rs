@@ -31,9 +31,11 @@ impl Broker {
     ) -> Result<Option<Duration>, RequestError> {
         let now = clock::now();
         let mut state = self.lock();
-        let holders = state.table.live(lease, caller)?.holders();
-        let mut holds = holders.iter().any(|holder| holder.kind == HolderKind::Connection(stream));
-        if !holds && holders.iter().any(|holder| holder.kind.waits_for_connection()) {
+        let found = state.table.live(lease, caller)?;
+        let mut holds = found.holders().iter().any(|holder| holder.kind == HolderKind::Connection(stream));
+        let waits = found.holders().iter().any(|holder| holder.kind.waits_for_connection());
+        // An admin's stream may renew it, and is not what it waits for.
+        if !holds && waits && found.tenant() == caller.tenant {
             if !state.open.contains(&stream) {
                 return Err(RequestError::Holder(CLOSED));
             }

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use scratch_fs::{FsError, open_directory, open_directory_beneath, split_area_path};
-use scratch_lease::{AreaKey, AreaKind, Caller, LeaseId};
+use scratch_lease::{AreaKey, AreaKind, Caller, LeaseId, Refusal};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
@@ -24,7 +25,8 @@ const NAMES_MAX: usize = 100_000;
 struct Budget(usize);
 
 impl Broker {
-    /// Areas whose ids sort after `after`, in the order of the ids; `limit` at most.
+    /// Areas whose ids sort after `after`, in the order of the ids, of `limit` ids at most; and the last of those ids, if there
+    /// are more.
     ///
     /// # Errors
     /// LEASE_UNKNOWN, LEASE_ENDING, and the file system's.
@@ -34,19 +36,22 @@ impl Broker {
         lease: LeaseId,
         after: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<v1::Area>, RequestError> {
-        let made = self.made(caller, lease, after, limit)?;
+    ) -> Result<(Vec<v1::Area>, Option<Vec<u8>>), RequestError> {
+        // One more, to know whether there are more.
+        let made = self.made(caller, lease, after, limit + 1)?;
         let directory = self.pool.open_lease(lease)?;
         let _rights = self.rights_in(lease)?;
         let mut ids: BTreeMap<Vec<u8>, Option<AreaKind>> =
             made.into_iter().map(|(id, kind)| (id, Some(kind))).collect();
-        for entry in scratch_fs::list(directory.as_fd(), after, limit)? {
+        for entry in scratch_fs::list(directory.as_fd(), after, limit + 1)? {
             ids.entry(entry.name.into_bytes()).or_default();
         }
+        let last = if ids.len() > limit { ids.keys().nth(limit - 1).cloned() } else { None };
         let mut budget = Budget(NAMES_MAX);
         let areas = ids.into_iter().take(limit);
         // What is not there any more, or is closed, is left out.
-        Ok(areas.filter_map(|(id, kind)| self.area(lease, directory.as_fd(), id, kind, &mut budget).ok()).collect())
+        let areas = areas.filter_map(|(id, kind)| self.area(lease, directory.as_fd(), id, kind, &mut budget).ok());
+        Ok((areas.collect(), last))
     }
 
     /// One of them.
@@ -74,35 +79,42 @@ impl Broker {
         })
     }
 
-    /// What the broker made, but for what stands in the lease's own directory: that is listed with it.
+    /// What the broker made.
     fn made(
         &self,
         caller: Caller,
         lease: LeaseId,
         after: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, AreaKind)>, RequestError> {
+    ) -> Result<BTreeMap<Vec<u8>, AreaKind>, RequestError> {
         let state = self.lock();
-        let mut made = BTreeMap::new();
+        let mut made: BTreeMap<Vec<u8>, AreaKind> = BTreeMap::new();
+        let mut number_text = Vec::new();
         for (key, kind) in state.table.live(lease, caller)?.area_keys() {
             let id = match key {
-                AreaKey::Number(number) => format!("#{number}").into_bytes(),
-                AreaKey::Name(name) => name.to_vec(),
+                AreaKey::Number(number) => {
+                    number_text.clear();
+                    let _ = write!(number_text, "#{number}"); // writing to a Vec can't fail
+                    &number_text
+                }
+                AreaKey::Name(name) => &name[..],
             };
-            if after.is_none_or(|after| id.as_slice() > after) {
-                made.insert(id, kind);
+            // Looked at before anything is copied: there may be a million.
+            let is_later = || made.len() == limit && made.last_key_value().is_some_and(|(last, _)| id > &last[..]);
+            if after.is_some_and(|after| id <= after) || is_later() {
+                continue;
             }
+            made.insert(id.to_vec(), kind);
             if made.len() > limit {
                 made.pop_last();
             }
         }
-        Ok(made.into_iter().collect())
+        Ok(made)
     }
 
     fn rights_in(&self, lease: LeaseId) -> Result<Option<scratch_sys::Assumed>, RequestError> {
-        let identity = self.lock().identities.get(&lease).cloned();
-        let assumed = identity.map(|identity| identity.assume(self.uid)).transpose();
-        Ok(assumed.map_err(|errno| FsError::new("take on the tenant's rights", "", errno))?.flatten())
+        let identity = self.lock().identities.get(&lease).cloned().ok_or(Refusal::LeaseUnknown)?;
+        Ok(identity.assume(self.uid).map_err(|errno| FsError::new("take on the tenant's rights", "", errno))?)
     }
 
     fn area(

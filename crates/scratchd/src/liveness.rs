@@ -8,6 +8,7 @@ use scratch_lease::BootTime;
 
 use crate::broker::Broker;
 use crate::clock;
+use crate::holders::STREAM_COMES_WITHIN;
 
 /// A timer that fires this late shows that the broker did not run; nobody could renew in that time.
 const LATE: Duration = Duration::from_secs(1);
@@ -40,12 +41,17 @@ impl Broker {
 
     /// Expiry is decided only after all that is readable was read: the channel threads read on, then wake this thread.
     fn deadline_passed(self: &Arc<Self>, deadline: BootTime, suspended: &mut Duration) {
+        if *self.stopping.borrow() {
+            // Nobody could renew any more: the next broker gives everybody the full time again.
+            return;
+        }
         let now = clock::now();
         let slept = clock::suspended();
         let late = now.duration_since(deadline) > LATE;
         if late || slept > *suspended + LATE {
             tracing::info!("the broker did not run for a while; every ttl holder gets its full time again");
-            self.lock().table.rearm(now);
+            let grace = self.settings.get().grace.max(STREAM_COMES_WITHIN);
+            self.lock().table.rearm(now, grace);
         }
         *suspended = slept;
         self.await_deadlines(now);

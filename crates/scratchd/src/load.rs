@@ -10,6 +10,10 @@ use tokio::sync::Semaphore;
 
 /// Calls of one tenant that look at trees at once.
 const SLOW_MAX: usize = 4;
+/// Calls of one tenant that wait for a record to be written.
+const RECORDS_MAX: usize = 64;
+/// Descriptors that a tenant may pass while too many wait to be closed.
+const PASSED_MAX: usize = 256;
 
 /// The tenants that are connected.
 #[derive(Debug, Default)]
@@ -24,6 +28,8 @@ pub(crate) struct Load {
     calls: AtomicUsize,
     persists: AtomicUsize,
     slow: Arc<Semaphore>,
+    records: Arc<Semaphore>,
+    passed: AtomicUsize,
 }
 
 impl Default for Load {
@@ -35,6 +41,8 @@ impl Default for Load {
             calls: AtomicUsize::new(0),
             persists: AtomicUsize::new(0),
             slow: Arc::new(Semaphore::new(SLOW_MAX)),
+            records: Arc::new(Semaphore::new(RECORDS_MAX)),
+            passed: AtomicUsize::new(0),
         }
     }
 }
@@ -145,6 +153,20 @@ impl Outgoing {
     /// Places for calls of this tenant that look at trees.
     pub(crate) fn slow(&self) -> Arc<Semaphore> {
         Arc::clone(&self.load.slow)
+    }
+
+    /// Places for calls of this tenant that have a record written.
+    pub(crate) fn records(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.load.records)
+    }
+
+    /// So many descriptors were passed. False: that can't go on, for too many wait to be closed and this tenant adds to them.
+    pub(crate) fn may_pass(&self, count: usize, flooded: bool) -> bool {
+        if flooded {
+            return self.load.passed.fetch_add(count, Ordering::Relaxed) + count <= PASSED_MAX;
+        }
+        self.load.passed.store(0, Ordering::Relaxed);
+        true
     }
 
     /// Descriptors that wait to be sent, behind a ticket.

@@ -2,14 +2,15 @@
 //! a client's directory may never answer and a copy takes what it takes.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::RenameFlags;
 use rustix::io::Errno;
-use scratch_fs::{FsError, Persisted, Replace, check_name, open_directory_beneath, split_area_path};
-use scratch_lease::{AreaKey, Caller, LeaseId, Refusal};
+use scratch_fs::{FsError, NamePattern, Persisted, Replace, check_name, open_directory_beneath, split_area_path};
+use scratch_lease::{AreaKey, AreaKind, Caller, LeaseId};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
@@ -18,7 +19,6 @@ use crate::load::Counted;
 use crate::peer::Identity;
 use crate::reason::RequestError;
 use crate::release::area_number;
-use crate::translate::lease_id;
 
 /// Areas of one tenant that are persisted at once.
 const UNDER_WAY_MAX: usize = 8;
@@ -44,12 +44,12 @@ impl Broker {
     /// # Errors
     /// LEASE_UNKNOWN, NAME_INVALID, KIND_INVALID, DESCRIPTOR_COUNT, LIMIT_PERSISTS.
     pub(crate) fn check_persist(&self, client: &Client, request: v1::PersistRequest) -> Result<Persist, RequestError> {
-        let lease = match client.own_lease {
-            Some(own) if request.lease.is_empty() => own,
-            None if request.lease.is_empty() => return Err(Refusal::LeaseUnknown.into()),
-            _ => lease_id(&request.lease)?,
-        };
+        let lease = client.lease(&request.lease)?;
         let tenant = self.lock().table.live(lease, client.peer.caller)?.tenant().0;
+        if tenant != client.peer.identity.uid && client.peer.identity.uid != 0 {
+            // With the lease's rights and its own directory a member of the admin group could write as that tenant.
+            return Err(RequestError::NotPermitted("Persist out of another tenant's lease", "root"));
+        }
         if !request.fd {
             return Err(RequestError::Request("Persist needs the directory's descriptor; set fd"));
         }
@@ -60,7 +60,7 @@ impl Broker {
         let counted = client.outgoing.persist(UNDER_WAY_MAX);
         Ok(Persist {
             caller: client.peer.caller,
-            identity: self.identity_for(client, lease),
+            identity: self.identity_for(client, lease)?,
             lease,
             tenant,
             parent,
@@ -96,8 +96,10 @@ impl Broker {
         };
         if persist.replace != Replace::Exchange {
             let mut state = self.lock();
-            state.table.remove_area(persist.lease, &AreaKey::Name(persist.area.as_slice().into()));
-            state.table.remove_areas_below(persist.lease, &persist.area);
+            let kind = state.table.remove_area(persist.lease, &AreaKey::Name(persist.area.as_slice().into()));
+            if kind != Some(AreaKind::File) {
+                state.table.remove_areas_below(persist.lease, &persist.area);
+            }
         }
         tracing::info!(lease = %persist.lease, copied = persisted.copied, "an area was persisted");
         Ok(v1::PersistResponse { copied: persisted.copied })
@@ -124,13 +126,14 @@ impl Broker {
         let from = opened.as_ref().unwrap_or(&held).as_fd();
         let persisted = scratch_fs::persist(from, &persist.name, directory.as_fd(), &persist.new_name, persist.replace)
             .map_err(|error| named(persist, error))?;
-        drop(rights);
         if let Some(error) = &persisted.leftover {
             tracing::warn!(lease = %persist.lease, %error, "what was replaced stays under a temporary name, ignoring");
         }
-        if let Some(source) = &persisted.source {
+        let source = persisted.source.as_ref().and_then(|source| set_aside(from, source));
+        drop(rights);
+        if let Some(aside) = source {
             // The original of a copied directory goes as any other area.
-            match self.pool.trash().take(from, source, persist.tenant, persist.lease) {
+            match self.pool.trash().take(from, &aside, persist.tenant, persist.lease) {
                 Ok(tree) => self.reaper.push(tree, None),
                 Err(error) => {
                     tracing::warn!(lease = %persist.lease, %error, "a copied area stays until its lease ends")
@@ -138,6 +141,19 @@ impl Broker {
             }
         }
         Ok(persisted)
+    }
+}
+
+/// Renames what was copied within its directory, with the tenant's rights: the broker's own are for what the tenant could
+/// take away itself. Nothing where it can't: that stays until the lease ends.
+fn set_aside(from: BorrowedFd<'_>, source: &CStr) -> Option<CString> {
+    let aside = NamePattern::new(b".scratch-", b"", 16).ok()?.draw().ok()?;
+    match rustix::fs::renameat_with(from, source, from, &aside, RenameFlags::NOREPLACE) {
+        Ok(()) => Some(aside),
+        Err(errno) => {
+            tracing::info!(%errno, "a copied area is not the tenant's to take away; it stays until its lease ends");
+            None
+        }
     }
 }
 

@@ -12,6 +12,9 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 /// Whose reasons they are, in ErrorInfo.
 pub(crate) const DOMAIN: &str = "scratchd";
 
+/// Most bytes of a message or path that an error shows.
+const SHOWN_BYTES_MAX: usize = 800;
+
 /// Why a request was not carried out. Nothing was changed by it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
@@ -49,8 +52,8 @@ pub(crate) enum RequestError {
     PoolUnknown(String),
     #[error("{0} is not in this version")]
     Unimplemented(&'static str),
-    #[error("{0} is for root and the admin group")]
-    NotPermitted(&'static str),
+    #[error("{0} is for {1}")]
+    NotPermitted(&'static str, &'static str),
     #[error("{limit} descriptors were sent to this tenant and not received; receive them first")]
     LimitUnread { limit: usize },
     #[error("this tenant has {limit} connections; close some")]
@@ -73,9 +76,9 @@ pub(crate) enum RequestError {
     Stopping,
     #[error("the call's deadline has passed; what it asked for may have been done")]
     Deadline,
-    #[error("there is no such call; see proto/scratchd/v1, or ask the reflection service")]
+    #[error("there is no such call, or its compression is not spoken here; the reflection service lists the calls")]
     MethodUnknown,
-    #[error("a message has at most 1 MiB; send several")]
+    #[error("a message has at most 128 KiB; send several")]
     MessageTooLarge,
     #[error("the message is not of its call's type; see proto/scratchd/v1")]
     MessageGarbled,
@@ -113,7 +116,7 @@ impl RequestError {
             Self::ProcessGone => (Code::FailedPrecondition, "PROCESS_GONE"),
             Self::PoolUnknown(_) => (Code::NotFound, "POOL_UNKNOWN"),
             Self::Unimplemented(_) => (Code::Unimplemented, "UNIMPLEMENTED"),
-            Self::NotPermitted(_) => (Code::PermissionDenied, "NOT_PERMITTED"),
+            Self::NotPermitted(..) => (Code::PermissionDenied, "NOT_PERMITTED"),
             Self::LimitUnread { .. } => (Code::ResourceExhausted, "LIMIT_UNREAD"),
             Self::LimitConnections { .. } => (Code::ResourceExhausted, "LIMIT_CONNECTIONS"),
             Self::LimitCalls { .. } => (Code::ResourceExhausted, "LIMIT_CALLS"),
@@ -137,13 +140,13 @@ impl RequestError {
     fn metadata(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::FileSystem(error) => {
-                vec![("errno", errno_name(error.errno)), ("path", percent(error.path.as_os_str()))]
+                vec![("errno", errno_name(error.errno)), ("path", shortened(percent(error.path.as_os_str())))]
             }
             Self::NameExists(path) | Self::NameTaken(path) => {
-                vec![("errno", "EEXIST".to_owned()), ("path", percent(path.as_os_str()))]
+                vec![("errno", "EEXIST".to_owned()), ("path", shortened(percent(path.as_os_str())))]
             }
             Self::Refused(refusal) => refusal_limit(refusal).map(|limit| ("limit", limit)).into_iter().collect(),
-            Self::AreaUnknown(path) => vec![("path", percent(path.as_os_str()))],
+            Self::AreaUnknown(path) => vec![("path", shortened(percent(path.as_os_str())))],
             Self::LimitUnread { limit }
             | Self::LimitConnections { limit }
             | Self::LimitCalls { limit }
@@ -161,7 +164,7 @@ impl RequestError {
         v1::Error {
             code: u32::try_from(i32::from(code)).unwrap_or(2),
             reason: reason.to_owned(),
-            message: self.to_string(),
+            message: shortened(self.to_string()),
             metadata: metadata.chain(index.map(|index| ("index".to_owned(), index.to_string()))).collect(),
         }
     }
@@ -268,6 +271,17 @@ const NAMES: &[(Errno, &str)] = &[
     (Errno::TXTBSY, "ETXTBSY"),
     (Errno::XDEV, "EXDEV"),
 ];
+
+/// Without the middle of what would be too long: clients take 8 KiB of a gRPC error and its details together.
+fn shortened(text: String) -> String {
+    if text.len() <= SHOWN_BYTES_MAX {
+        return text;
+    }
+    let half = SHOWN_BYTES_MAX / 2;
+    let boundary = |at: usize| (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let (start, end) = (boundary(half), boundary(text.len() - half));
+    format!("{}…{}", &text[..start], &text[end..])
+}
 
 /// A path for gRPC metadata, which is ASCII: everything but the plain characters of paths as %XX.
 fn percent(path: &std::ffi::OsStr) -> String {

@@ -9,14 +9,13 @@ use std::sync::Arc;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 use scratch_fs::{FsError, TrashName, open_directory_beneath, split_area_path};
-use scratch_lease::{AreaKey, BootTime, Caller, Due, LeaseId, Refusal};
+use scratch_lease::{AreaKey, AreaKind, BootTime, Caller, Due, LeaseId};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
 use crate::client::Client;
 use crate::reaper::WhenFreed;
 use crate::reason::RequestError;
-use crate::translate::lease_id;
 
 /// What a release left to be waited for.
 #[derive(Debug)]
@@ -35,11 +34,7 @@ impl Broker {
     /// # Errors
     /// LEASE_UNKNOWN, NAME_INVALID, or the file system's word.
     pub(crate) fn release(&self, client: &mut Client, request: &v1::ReleaseRequest) -> Result<Released, RequestError> {
-        let lease = match client.own_lease {
-            Some(own) if request.lease.is_empty() => own,
-            None if request.lease.is_empty() => return Err(Refusal::LeaseUnknown.into()),
-            _ => lease_id(&request.lease)?,
-        };
+        let lease = client.lease(&request.lease)?;
         if let Some(number) = area_number(&request.area) {
             let mut state = self.lock();
             state.table.live(lease, client.peer.caller)?;
@@ -54,8 +49,8 @@ impl Broker {
             .take_away(client, (lease, tenant), parent.as_deref(), &name)
             .map_err(|error| self.or_ended(client, lease, error))?;
         let mut state = self.lock();
-        state.table.remove_area(lease, &AreaKey::Name(request.area.as_slice().into()));
-        if let Released::Trashed(_) = released {
+        let kind = state.table.remove_area(lease, &AreaKey::Name(request.area.as_slice().into()));
+        if matches!(released, Released::Trashed(_)) && kind != Some(AreaKind::File) {
             state.table.remove_areas_below(lease, &request.area);
         }
         Ok(released)
@@ -68,7 +63,7 @@ impl Broker {
         parent: Option<&CStr>,
         name: &CStr,
     ) -> Result<Released, RequestError> {
-        let identity = self.identity_for(client, lease);
+        let identity = self.identity_for(client, lease)?;
         let held = client.directory(self, lease)?;
         let rights =
             identity.assume(self.uid).map_err(|errno| FsError::new("take on the tenant's rights", "", errno))?;
@@ -84,7 +79,10 @@ impl Broker {
         match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
             Ok(()) => return Ok(Released::Gone),
             Err(Errno::NOENT) => return Ok(Released::Nothing),
-            Err(Errno::ISDIR | Errno::PERM) => {}
+            // Said only of what the tenant may take away.
+            Err(Errno::ISDIR) => {}
+            // An immutable file, or somebody else's in a sticky directory.
+            Err(Errno::PERM) if owner(directory, name) == Some(identity.uid) => {}
             Err(errno) => return Err(FsError::new("release", shown(name), errno).into()),
         }
         // The rename into trash is the broker's own: trash is closed to the tenant.
@@ -146,6 +144,10 @@ impl Broker {
 pub(crate) fn area_number(area: &[u8]) -> Option<u32> {
     let digits = area.strip_prefix(b"#").filter(|rest| rest.iter().all(u8::is_ascii_digit))?;
     std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn owner(directory: BorrowedFd<'_>, name: &CStr) -> Option<u32> {
+    rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok().map(|found| found.st_uid)
 }
 
 fn shown(name: &CStr) -> &Path {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use scratch_lease::{LeaseId, NewHolder};
 
 use crate::broker::Broker;
+use crate::channel::lease_key;
 use crate::clock;
 use crate::process::{self, HeldProcess, Wanted};
 
@@ -102,14 +103,18 @@ impl Broker {
         self.settle();
     }
 
-    fn hold_by_process(&self, lease: LeaseId, process: HeldProcess) {
+    fn hold_by_process(self: &Arc<Self>, lease: LeaseId, process: HeldProcess) {
         let attached = self.lock().table.attach(lease, self.own_word(), NewHolder::Process(process.id), clock::now());
         match attached {
             Ok(holder) => {
                 self.watch_process(lease, holder.id, process);
-                if let Err(error) = self.rewrite_record(lease) {
-                    tracing::warn!(%lease, %error, "a restart will have to search for this process again");
-                }
+                let broker = Arc::clone(self);
+                // A lease's record is written by one thread at a time.
+                self.side.run(lease_key(lease.as_str()), move || {
+                    if let Err(error) = broker.rewrite_record(lease) {
+                        tracing::warn!(%lease, %error, "a restart will have to search for this process again");
+                    }
+                });
             }
             Err(refusal) => tracing::warn!(%lease, %refusal, "a process of this lease can't hold it, ignoring"),
         }

@@ -168,7 +168,7 @@ impl Started {
             ready.tell(&broker);
             let told = tokio::select! {
                 () = stop.signalled() => true,
-                () = broker.drain.drained() => true,
+                () = broker.drained() => true,
                 () = idle(&broker, options.idle_exit) => false,
             };
             tracing::info!("{}", if told { "stopping; leases stay for the next broker" } else { "idle, stopping" });

@@ -82,7 +82,7 @@ fn are_refused_with_a_reason() {
             refused_as(&call(LIST, &[], said).await, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
             let page_token = "a".repeat(2 << 20);
             let request = ListLeasesRequest { page_size: 0, page_token };
-            let status = LeasesClient::new(grpc.clone()).list(request).await.expect_err("it is over 1 MiB");
+            let status = LeasesClient::new(grpc.clone()).list(request).await.expect_err("it is too large");
             refused_as(&status, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
             // No message at all, and half of one.
             for body in [vec![], vec![0, 0, 0, 0, 9, 0]] {

@@ -208,8 +208,15 @@ impl Naive {
         Ok(smallest)
     }
 
-    pub(crate) fn rearm(&mut self) {
-        self.leases.iter_mut().filter(|lease| lease.is_there()).for_each(|lease| lease.restart(self.now));
+    pub(crate) fn rearm(&mut self, grace: Duration) {
+        for lease in self.leases.iter_mut().filter(|lease| lease.is_there()) {
+            lease.restart(self.now);
+            for (_, kind) in &mut lease.holders {
+                if let HolderKind::LostConnection { until } | HolderKind::AwaitedConnection { until } = kind {
+                    *until = (*until).max(self.now + grace);
+                }
+            }
+        }
     }
 
     pub(crate) fn revoke(&mut self, id: LeaseId, caller: Caller) -> Result<(), Refusal> {

@@ -31,7 +31,8 @@ impl Thread {
             return Go::Away;
         }
         let may_go_on = |sent| if sent == Sent::Closed { Go::Away } else { Go::On };
-        if !received.is_empty() && self.broker.side.is_flooded() {
+        let may_pass = || connection.client.outgoing.may_pass(received.len(), self.broker.side.is_flooded());
+        if !received.is_empty() && !may_pass() {
             // Whoever sends more descriptors than can be closed is cut off.
             self.broker.side.close(received);
             return Go::Away;

@@ -23,7 +23,11 @@ impl Service {
     /// What concerns every tenant is for admins and for the broker's own user.
     fn check(&self, caller: Caller, what: &'static str) -> Result<(), Status> {
         let may = caller.admin || caller.tenant.0 == self.0.uid;
-        if may { Ok(()) } else { Err(refused(RequestError::NotPermitted(what))) }
+        if may {
+            Ok(())
+        } else {
+            Err(refused(RequestError::NotPermitted(what, "root, the admin group and the broker's own user")))
+        }
     }
 
     fn pool(&self) -> v1::PoolStatus {
@@ -80,7 +84,7 @@ impl Admin for Service {
             connections: self.0.loads.connections(tenant) as u64,
             trash: self.0.reaper.trash(tenant) as u64,
             debt: self.debts(caller).len() as u64,
-            draining: self.0.drain.is_draining(),
+            draining: self.0.is_draining(),
         }))
     }
 
@@ -122,7 +126,7 @@ impl Admin for Service {
 
     async fn undrain(&self, request: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainResponse>, Status> {
         self.check(shared(&request)?.caller, "Admin.Undrain")?;
-        self.0.undrain();
+        self.0.undrain().map_err(refused)?;
         Ok(Response::new(v1::UndrainResponse {}))
     }
 }

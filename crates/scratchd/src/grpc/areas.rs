@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prost::Message;
 use scratch_proto::v1;
 use scratch_proto::v1::areas_server::Areas;
 use tonic::{Request, Response, Status};
@@ -63,13 +64,27 @@ impl Areas for Service {
         let lease = lease_id(&request.lease).map_err(refused)?;
         let size = super::page_size(request.page_size);
         let after = from_token(&request.page_token).map_err(refused)?;
-        // One more than a page, to know whether there is another.
-        let list = move || broker.list_areas(caller, lease, after.as_deref(), size + 1);
-        let mut areas = blocking(&shared, list).await?.map_err(refused)?;
-        let more = super::cut_page(&mut areas, size, PAGE_BYTES_MAX);
-        let next_page_token = areas.last().filter(|_| more).map(|area| to_token(&area.id)).unwrap_or_default();
+        let list = move || broker.list_areas(caller, lease, after.as_deref(), size);
+        let (mut areas, mut last) = blocking(&shared, list).await?.map_err(refused)?;
+        if cut_page(&mut areas, PAGE_BYTES_MAX) {
+            last = areas.last().map(|area| area.id.clone());
+        }
+        let next_page_token = last.map(|id| to_token(&id)).unwrap_or_default();
         Ok(Response::new(v1::ListAreasResponse { areas, next_page_token }))
     }
+}
+
+/// Cuts a list to about so many bytes, but for its first; true if something was cut off.
+fn cut_page(areas: &mut Vec<v1::Area>, bytes_max: usize) -> bool {
+    let mut bytes = 0;
+    let fits = areas.iter().take_while(|area| {
+        bytes += area.encoded_len();
+        bytes <= bytes_max
+    });
+    let page = fits.count().max(1);
+    let cut = areas.len() > page;
+    areas.truncate(page);
+    cut
 }
 
 /// Ids are bytes, tokens are text.

@@ -3,8 +3,8 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -105,7 +105,8 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
         (1..=REQUEST_ID_BYTES_MAX).contains(&given.len()) && given.as_bytes().iter().all(u8::is_ascii_graphic)
     });
     given.cloned().unwrap_or_else(|| {
-        let number = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        static PROCESS: LazyLock<u32> = LazyLock::new(std::process::id);
+        let number = format!("{}-{}", *PROCESS, NEXT.fetch_add(1, Ordering::Relaxed));
         HeaderValue::try_from(number).expect("digits are visible ASCII")
     })
 }

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown};
@@ -19,6 +20,9 @@ use crate::broker::Broker;
 use crate::client::{Client, Road};
 use crate::load::Outgoing;
 use crate::peer::Peer;
+
+/// How long to accept nothing where the system has no descriptor left for it.
+const NO_ACCEPT_FOR: Duration = Duration::from_millis(100);
 
 /// A connection that was admitted.
 pub(super) struct Connection {
@@ -52,7 +56,14 @@ pub(super) fn admitted(
     listener: UnixListener,
     refuses_descriptors: bool,
 ) -> impl Stream<Item = std::io::Result<Connection>> + Send {
-    UnixListenerStream::new(listener).filter_map(move |stream| match stream {
+    let accepted = UnixListenerStream::new(listener).then(async |stream| {
+        if stream.is_err() {
+            // No descriptor left, say: at once it would be the same.
+            tokio::time::sleep(NO_ACCEPT_FOR).await;
+        }
+        stream
+    });
+    accepted.filter_map(move |stream| match stream {
         Ok(stream) => admit(&broker, stream, refuses_descriptors).map(Ok),
         Err(error) => Some(Err(error)),
     })
@@ -61,7 +72,7 @@ pub(super) fn admitted(
 fn admit(broker: &Arc<Broker>, stream: UnixStream, refuses_descriptors: bool) -> Option<Connection> {
     let settings = broker.settings.get();
     let looked = Peer::of(stream.as_fd(), settings.admin_group);
-    let (peer, socket) = match looked.and_then(|peer| Ok((peer, rustix::io::dup(&stream)?))) {
+    let (peer, socket) = match looked.and_then(|peer| Ok((peer, rustix::io::fcntl_dupfd_cloexec(&stream, 0)?))) {
         Ok(known) => known,
         Err(errno) => {
             tracing::warn!(%errno, "a gRPC connection was refused: the kernel does not name its peer");
@@ -77,6 +88,7 @@ fn admit(broker: &Arc<Broker>, stream: UnixStream, refuses_descriptors: bool) ->
     let caller = peer.caller;
     let client = Client::new(socket, peer, (id, Road::Grpc), seat?);
     broker.lock().open.insert(id);
+    broker.streams.join(id, Arc::clone(&client.outgoing));
     let shared = Shared { caller, outgoing: Arc::clone(&client.outgoing), id, client: Mutex::new(client) };
     let (authority, broker, shared) = (Authority::default(), Arc::clone(broker), Arc::new(shared));
     Some(Connection { stream, refuses_descriptors, authority, broker, shared })
@@ -86,6 +98,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // Calls that are under way hold a descriptor of it still; the peer is to see its end now. An error: it has gone.
         let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
+        self.broker.streams.leave(self.shared.id);
         self.broker.connection_closed(self.shared.id);
     }
 }
@@ -109,6 +122,12 @@ impl Connection {
                 |errno| if errno == Errno::AGAIN { std::io::ErrorKind::WouldBlock.into() } else { errno.into() },
             )
         });
+        let flooded = self.broker.side.is_flooded();
+        if !descriptors.is_empty() && !self.shared.outgoing.may_pass(descriptors.len(), flooded) {
+            // Whoever sends more descriptors than can be closed is cut off.
+            self.broker.side.close(descriptors);
+            return Err(std::io::ErrorKind::ConnectionAborted.into());
+        }
         self.broker.side.close(descriptors);
         Ok(received?.length)
     }
@@ -118,10 +137,6 @@ impl Connection {
     fn poll_receive(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         if self.refuses_descriptors {
             return Pin::new(&mut self.stream).poll_read(context, buffer);
-        }
-        if self.broker.side.is_flooded() {
-            // Whoever sends more descriptors than can be closed is cut off.
-            return Poll::Ready(Err(std::io::ErrorKind::ConnectionAborted.into()));
         }
         loop {
             ready!(self.stream.poll_read_ready(context))?;

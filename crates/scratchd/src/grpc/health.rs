@@ -57,7 +57,7 @@ impl Service {
             name if name == HealthServer::<Self>::NAME => return Some(ServingStatus::Serving),
             _ => return None,
         };
-        let drains = grants && self.broker.drain.is_draining();
+        let drains = grants && self.broker.is_draining();
         let serves = !drains && self.pool.lock().await.is_writable(&self.broker).await;
         Some(if serves { ServingStatus::Serving } else { ServingStatus::NotServing })
     }
@@ -116,7 +116,12 @@ impl Health for Service {
                 tokio::select! {
                     () = tokio::time::sleep(LOOK_EVERY) => {}
                     () = replies.closed() => return,
-                    _ = stopping.wait_for(|stopping| *stopping) => return,
+                    _ = stopping.wait_for(|stopping| *stopping) => {
+                        let last = HealthCheckResponse { status: ServingStatus::NotServing.into() };
+                        // Who does not read is not waited for.
+                        let _ = replies.try_send(Ok(last));
+                        return;
+                    }
                 }
             }
         });

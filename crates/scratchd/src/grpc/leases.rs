@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prost::Message;
 use scratch_lease::LeaseId;
 use scratch_proto::v1;
 use scratch_proto::v1::leases_server::Leases;
@@ -9,7 +10,7 @@ use tokio_stream::Empty;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{PAGE_BYTES_MAX, cut_page, freed, on_side, page_size, refused, shared, streams, unimplemented};
+use super::{PAGE_BYTES_MAX, freed, on_side, page_size, refused, shared, streams, unimplemented};
 use crate::broker::Broker;
 use crate::holders::Asking;
 use crate::reason::RequestError;
@@ -18,7 +19,7 @@ use crate::translate::lease_id;
 pub(super) struct Service(pub(super) Arc<Broker>);
 
 impl Service {
-    /// The ids first, then a page of them, so that the table's lock is held for lines whatever the number of leases.
+    /// The ids first, then a page of them: the table's lock is held for a page, and not longer for more leases.
     fn page(&self, caller: scratch_lease::Caller, after: Option<LeaseId>, size: usize) -> v1::ListLeasesResponse {
         let mut ids: Vec<LeaseId> = {
             let state = self.0.lock();
@@ -32,19 +33,19 @@ impl Service {
             ids.truncate(size);
         }
         ids.sort_unstable();
-        let mut leases: Vec<v1::Lease> = {
-            let state = self.0.lock();
-            ids.iter()
-                .filter_map(|id| state.table.get(*id, caller).ok())
-                .map(|lease| self.0.wire_lease(lease))
-                .collect()
-        };
-        let last = ids.last().map(ToString::to_string);
-        let last = if cut_page(&mut leases, size, PAGE_BYTES_MAX) {
-            leases.last().map(|lease| lease.id.clone())
-        } else {
-            last.filter(|_| rest)
-        };
+        let (mut leases, mut bytes, mut last) = (Vec::new(), 0, None);
+        let state = self.0.lock();
+        for id in &ids {
+            let Ok(lease) = state.table.get(*id, caller) else { continue };
+            let lease = self.0.wire_lease(lease);
+            bytes += lease.encoded_len();
+            if bytes > PAGE_BYTES_MAX && !leases.is_empty() {
+                return v1::ListLeasesResponse { leases, next_page_token: last.unwrap_or_default() };
+            }
+            last = Some(lease.id.clone());
+            leases.push(lease);
+        }
+        let last = ids.last().filter(|_| rest).map(ToString::to_string);
         v1::ListLeasesResponse { leases, next_page_token: last.unwrap_or_default() }
     }
 }
@@ -125,10 +126,10 @@ impl Leases for Service {
     }
 
     async fn update(&self, request: Request<v1::UpdateLeaseRequest>) -> Result<Response<v1::Lease>, Status> {
-        let caller = shared(&request)?.caller;
-        let (broker, request) = (Arc::clone(&self.0), request.into_inner());
+        let shared = shared(&request)?;
+        let (broker, caller, request) = (Arc::clone(&self.0), shared.caller, request.into_inner());
         let lease = request.lease.clone();
-        let updated = on_side(&self.0, &lease, move || broker.update(caller, request)).await?;
+        let updated = on_side(&self.0, &shared, &lease, move || broker.update(caller, request)).await?;
         Ok(named_one(updated).await)
     }
 
@@ -137,15 +138,15 @@ impl Leases for Service {
         let (broker, request) = (Arc::clone(&self.0), request.into_inner());
         let asking = Asking::of(&shared.client(), request.holder.as_slice()).map_err(refused)?;
         let lease = request.lease.clone();
-        let attached = on_side(&self.0, &lease, move || broker.attach(asking, &request, Vec::new())).await?;
+        let attached = on_side(&self.0, &shared, &lease, move || broker.attach(asking, &request, Vec::new())).await?;
         Ok(Response::new(attached))
     }
 
     async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
-        let caller = shared(&request)?.caller;
-        let (broker, request) = (Arc::clone(&self.0), request.into_inner());
+        let shared = shared(&request)?;
+        let (broker, caller, request) = (Arc::clone(&self.0), shared.caller, request.into_inner());
         let lease = request.lease.clone();
-        on_side(&self.0, &lease, move || broker.detach(caller, &request)).await?;
+        on_side(&self.0, &shared, &lease, move || broker.detach(caller, &request)).await?;
         Ok(Response::new(v1::DetachResponse {}))
     }
 

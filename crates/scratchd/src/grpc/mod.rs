@@ -14,7 +14,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nix::unistd::{Uid, User};
-use prost::Message;
 use scratch_proto::v1::admin_server::AdminServer;
 use scratch_proto::v1::areas_server::AreasServer;
 use scratch_proto::v1::leases_server::LeasesServer;
@@ -31,7 +30,7 @@ use connection::Shared;
 pub(crate) use streams::Streams;
 
 /// Most bytes of one message.
-const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+const MESSAGE_BYTES_MAX: usize = 128 * 1024;
 /// Most bytes of one call's headers.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Calls under way on one connection.
@@ -105,21 +104,29 @@ fn unimplemented<T>(what: &'static str) -> Result<Response<T>, Status> {
 
 /// Looks at trees where that may block; few at once for each tenant.
 async fn blocking<T: Send + 'static>(shared: &Shared, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
-    let stopping = |_| refused(RequestError::Stopping);
-    let _place = shared.outgoing.slow().acquire_owned().await.map_err(|_| refused(RequestError::Stopping))?;
-    tokio::task::spawn_blocking(work).await.map_err(stopping)
+    let place = shared.outgoing.slow().acquire_owned().await.map_err(|_| refused(RequestError::Stopping))?;
+    let work = move || {
+        let done = work();
+        // Given up with the work, not with a call that its client has cancelled.
+        drop(place);
+        done
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| refused(RequestError::Stopping))
 }
 
 /// Writes a lease's record: on the thread that does so for this lease, in the order of the requests.
 async fn on_side<T: Send + 'static>(
     broker: &Broker,
+    shared: &Shared,
     lease: &str,
     work: impl FnOnce() -> Result<T, RequestError> + Send + 'static,
 ) -> Result<T, Status> {
+    let place = shared.outgoing.records().acquire_owned().await.map_err(|_| refused(RequestError::Stopping))?;
     let (done, wait) = tokio::sync::oneshot::channel();
     broker.side.run(lease_key(lease), move || {
         // The caller may have gone; it was done all the same.
         let _ = done.send(work());
+        drop(place);
     });
     wait.await.map_err(|_| refused(RequestError::Stopping))?.map_err(refused)
 }
@@ -146,19 +153,6 @@ fn page_size(wanted: u32) -> usize {
         0 => PAGE_MAX,
         size => size.min(PAGE_MAX),
     }
-}
-
-/// Cuts a list to a page, but for its first; true if something was cut off.
-fn cut_page<M: Message>(list: &mut Vec<M>, size: usize, bytes_max: usize) -> bool {
-    let mut bytes = 0;
-    let fits = list.iter().take(size).take_while(|one| {
-        bytes += one.encoded_len();
-        bytes <= bytes_max
-    });
-    let page = fits.count().max(1);
-    let cut = list.len() > page;
-    list.truncate(page);
-    cut
 }
 
 /// Users' names, looked up where that may block.

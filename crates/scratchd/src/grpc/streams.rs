@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use scratch_lease::{BootTime, ConnectionId};
 use scratch_proto::v1;
@@ -19,14 +19,15 @@ use crate::translate::{lease_id, wire_duration};
 /// Replies that a client may leave unread before nothing more is read from it.
 const UNREAD_MAX: usize = 16;
 
-/// How long nothing may have come on any stream before what was sent counts as read; and how long to wait for that.
-const QUIET_FOR: Duration = Duration::from_millis(50);
-const QUIET_WITHIN: Duration = Duration::from_secs(1);
+/// How often in a row nothing may be unread before what was sent counts as read; how often to look at most. Looks are
+/// counted, not time: in a broker that stands still nothing is read.
+const QUIET_LOOKS: u32 = 5;
+const LOOKS_MAX: u32 = 100;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 type Reply = Result<v1::KeepAliveResponse, Status>;
 
-/// The streams that are open, by their connections' sockets.
+/// The sockets of the connections that streams may be on.
 #[derive(Debug, Default)]
 pub(crate) struct Streams(Mutex<HashMap<ConnectionId, Arc<Outgoing>>>);
 
@@ -46,7 +47,6 @@ pub(super) fn serve(
     let (replies, receiver) = mpsc::channel(UNREAD_MAX);
     let id = broker.new_connection();
     broker.lock().open.insert(id);
-    broker.streams.lock().insert(id, Arc::clone(&shared.outgoing));
     let renewal = Renewal { broker: Arc::clone(broker), shared, id };
     tokio::spawn(renewal.run(requests, replies));
     receiver
@@ -68,7 +68,12 @@ impl Renewal {
                 Err(status) => Err(status),
             };
             let is_last = reply.is_err();
-            if replies.send(reply).await.is_err() || is_last {
+            let sent = tokio::select! {
+                sent = replies.send(reply) => sent.is_ok(),
+                // Who does not read is not waited for by a broker that stops.
+                _ = stopping.wait_for(|stopping| *stopping), if !is_last => false,
+            };
+            if !sent || is_last {
                 return;
             }
         }
@@ -87,12 +92,21 @@ impl Renewal {
 
 impl Drop for Renewal {
     fn drop(&mut self) {
-        self.broker.streams.lock().remove(&self.id);
         self.broker.connection_closed(self.id);
     }
 }
 
 impl Streams {
+    /// A connection was accepted.
+    pub(super) fn join(&self, connection: ConnectionId, socket: Arc<Outgoing>) {
+        self.lock().insert(connection, socket);
+    }
+
+    /// It has closed.
+    pub(super) fn leave(&self, connection: ConnectionId) {
+        self.lock().remove(&connection);
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<ConnectionId, Arc<Outgoing>>> {
         self.0.lock().expect("a thread that panics ends the process")
     }
@@ -103,13 +117,14 @@ impl Streams {
         self.lock().values().any(|one| unread(one) > 0)
     }
 
+    /// Returns when what was sent until now has been read. What waits to be accepted is accepted meanwhile.
     async fn quiet(&self) {
-        let begun = Instant::now();
-        let mut since = begun;
-        while since.elapsed() < QUIET_FOR && begun.elapsed() < QUIET_WITHIN {
+        let mut quiet = 0;
+        for _ in 0..LOOKS_MAX {
             tokio::time::sleep(LOOK_EVERY).await;
-            if self.have_unread() {
-                since = Instant::now();
+            quiet = if self.have_unread() { 0 } else { quiet + 1 };
+            if quiet == QUIET_LOOKS {
+                return;
             }
         }
     }
@@ -119,8 +134,7 @@ impl Broker {
     /// Acts on deadlines up to `time` when what was sent on KeepAlive streams until now has been read: a renewal that came in
     /// time counts. A client that floods puts that off by one second at most.
     pub(crate) fn pass_deadlines_when_streams_are_read(self: &Arc<Self>, time: BootTime) {
-        let tokio = self.tokio.get().filter(|_| !self.streams.lock().is_empty());
-        let Some(tokio) = tokio else {
+        let Some(tokio) = self.tokio.get() else {
             self.pass_deadlines(time);
             self.watch.wake();
             return;

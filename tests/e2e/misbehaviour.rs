@@ -83,7 +83,6 @@ fn lists_that_nobody_reads_are_bounded() {
 }
 
 /// As many calls as a tenant may have.
-// BROKER: fails.
 #[test]
 fn lists_that_nobody_reads_on_many_connections_are_bounded() {
     unread_lists("misbehaviour::lists_that_nobody_reads_on_many_connections_are_bounded", 15);

@@ -12,6 +12,8 @@ use tokio::sync::Semaphore;
 const SLOW_MAX: usize = 4;
 /// Calls of one tenant that wait for a record to be written.
 const RECORDS_MAX: usize = 64;
+/// Lists that a tenant was sent and has not read.
+pub(crate) const PAGES_MAX: usize = 64;
 /// Descriptors that a tenant may pass while too many wait to be closed.
 const PASSED_MAX: usize = 256;
 
@@ -29,6 +31,7 @@ pub(crate) struct Load {
     persists: AtomicUsize,
     slow: Arc<Semaphore>,
     records: Arc<Semaphore>,
+    pages: Arc<Semaphore>,
     passed: AtomicUsize,
 }
 
@@ -42,6 +45,7 @@ impl Default for Load {
             persists: AtomicUsize::new(0),
             slow: Arc::new(Semaphore::new(SLOW_MAX)),
             records: Arc::new(Semaphore::new(RECORDS_MAX)),
+            pages: Arc::new(Semaphore::new(PAGES_MAX)),
             passed: AtomicUsize::new(0),
         }
     }
@@ -158,6 +162,11 @@ impl Outgoing {
     /// Places for calls of this tenant that have a record written.
     pub(crate) fn records(&self) -> Arc<Semaphore> {
         Arc::clone(&self.load.records)
+    }
+
+    /// Places for lists that were sent to this tenant and not read.
+    pub(crate) fn pages(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.load.pages)
     }
 
     /// So many descriptors were passed. False: that can't go on, for too many wait to be closed and this tenant adds to them.

@@ -177,7 +177,6 @@ fn that_are_given_up_leave_nothing_unknown() {
 
 /// Nothing live is ever removed: neither is what a stream holds whose client, as a program that is interrupted does, gives up
 /// all else that it has under way on its connection.
-// BROKER: fails.
 #[test]
 fn that_are_given_up_at_once_cost_no_lease() {
     contained("misbehaviour::calls::that_are_given_up_at_once_cost_no_lease", || {

@@ -7,7 +7,7 @@ use scratch_proto::v1;
 use scratch_proto::v1::admin_server::Admin;
 use tonic::{Request, Response, Status};
 
-use super::{refused, shared, unimplemented, user_names};
+use super::{list, refused, shared, unimplemented, user_names};
 use crate::broker::Broker;
 use crate::reason::RequestError;
 use crate::translate::{duration, path_bytes, wire_debt};
@@ -89,12 +89,14 @@ impl Admin for Service {
     }
 
     async fn list_debt(&self, request: Request<v1::ListDebtRequest>) -> Result<Response<v1::ListDebtResponse>, Status> {
-        let caller = shared(&request)?.caller;
-        Ok(Response::new(v1::ListDebtResponse { debts: with_names(self.debts(caller)).await }))
+        let shared = shared(&request)?;
+        let debts = async { Ok(v1::ListDebtResponse { debts: with_names(self.debts(shared.caller)).await }) };
+        list(&shared, debts).await
     }
 
     async fn reap(&self, request: Request<v1::ReapRequest>) -> Result<Response<v1::ReapResponse>, Status> {
-        let caller = shared(&request)?.caller;
+        let shared = shared(&request)?;
+        let caller = shared.caller;
         let request = request.into_inner();
         if request.foreign {
             return unimplemented("reaping what another owner left");
@@ -110,8 +112,8 @@ impl Admin for Service {
         }));
         // An error means that the broker ends.
         let _ = wait.await;
-        let left = with_names(self.debts(caller)).await;
-        Ok(Response::new(v1::ReapResponse { tried: tried as u64, left }))
+        let left = async { Ok(v1::ReapResponse { tried: tried as u64, left: with_names(self.debts(caller)).await }) };
+        list(&shared, left).await
     }
 
     async fn verify(&self, _: Request<v1::VerifyRequest>) -> Result<Response<v1::VerifyResponse>, Status> {

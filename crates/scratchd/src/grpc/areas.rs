@@ -7,7 +7,7 @@ use scratch_proto::v1;
 use scratch_proto::v1::areas_server::Areas;
 use tonic::{Request, Response, Status};
 
-use super::{PAGE_BYTES_MAX, blocking, freed, refused, shared};
+use super::{PAGE_BYTES_MAX, blocking, freed, list, refused, shared};
 use crate::broker::Broker;
 use crate::reason::RequestError;
 use crate::release::Released;
@@ -64,13 +64,16 @@ impl Areas for Service {
         let lease = lease_id(&request.lease).map_err(refused)?;
         let size = super::page_size(request.page_size);
         let after = from_token(&request.page_token).map_err(refused)?;
-        let list = move || broker.list_areas(caller, lease, after.as_deref(), size);
-        let (mut areas, mut last) = blocking(&shared, list).await?.map_err(refused)?;
-        if cut_page(&mut areas, PAGE_BYTES_MAX) {
-            last = areas.last().map(|area| area.id.clone());
-        }
-        let next_page_token = last.map(|id| to_token(&id)).unwrap_or_default();
-        Ok(Response::new(v1::ListAreasResponse { areas, next_page_token }))
+        let areas = move || broker.list_areas(caller, lease, after.as_deref(), size);
+        let page = async {
+            let (mut areas, mut last) = blocking(&shared, areas).await?.map_err(refused)?;
+            if cut_page(&mut areas, PAGE_BYTES_MAX) {
+                last = areas.last().map(|area| area.id.clone());
+            }
+            let next_page_token = last.map(|id| to_token(&id)).unwrap_or_default();
+            Ok(v1::ListAreasResponse { areas, next_page_token })
+        };
+        list(&shared, page).await
     }
 }
 

@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use tracing::Instrument;
 
+use super::Unread;
 use super::connection::Shared;
 use crate::broker::Broker;
 use crate::reason::{DOMAIN, RequestError};
@@ -84,10 +85,11 @@ where
                 () = late => RequestError::Deadline.to_status(None).into_http(),
             };
             finish(response.headers_mut(), &id);
-            // The place is given up with the last of the reply, not with the first.
+            // Places are given up with the last of the reply, not with the first.
+            let unread = response.extensions_mut().remove::<Unread>();
             Ok(response.map(|body| {
                 Body::new(body.map_frame(move |mut frame| {
-                    let _ = &counted;
+                    let _ = (&counted, &unread);
                     if let Some(trailers) = frame.trailers_mut() {
                         explain(trailers, &id);
                     }

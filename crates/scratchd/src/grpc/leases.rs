@@ -10,7 +10,7 @@ use tokio_stream::Empty;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{PAGE_BYTES_MAX, freed, on_side, page_size, refused, shared, streams, unimplemented};
+use super::{PAGE_BYTES_MAX, freed, list, on_side, page_size, refused, shared, streams, unimplemented};
 use crate::broker::Broker;
 use crate::holders::Asking;
 use crate::reason::RequestError;
@@ -111,7 +111,7 @@ impl Leases for Service {
     }
 
     async fn list(&self, request: Request<v1::ListLeasesRequest>) -> Result<Response<v1::ListLeasesResponse>, Status> {
-        let caller = shared(&request)?.caller;
+        let shared = shared(&request)?;
         let request = request.into_inner();
         let after = match request.page_token.as_str() {
             "" => None,
@@ -120,9 +120,12 @@ impl Leases for Service {
                 Some(token.parse().map_err(of_no_page)?)
             }
         };
-        let mut page = self.page(caller, after, page_size(request.page_size));
-        page.leases = named(page.leases).await;
-        Ok(Response::new(page))
+        let page = async {
+            let mut page = self.page(shared.caller, after, page_size(request.page_size));
+            page.leases = named(page.leases).await;
+            Ok(page)
+        };
+        list(&shared, page).await
     }
 
     async fn update(&self, request: Request<v1::UpdateLeaseRequest>) -> Result<Response<v1::Lease>, Status> {

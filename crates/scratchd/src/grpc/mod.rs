@@ -12,18 +12,21 @@ mod streams;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::unistd::{Uid, User};
 use scratch_proto::v1::admin_server::AdminServer;
 use scratch_proto::v1::areas_server::AreasServer;
 use scratch_proto::v1::leases_server::LeasesServer;
 use tokio::net::UnixListener;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::broker::Broker;
 use crate::channel::lease_key;
+use crate::load::PAGES_MAX;
 use crate::reaper::WhenFreed;
 use crate::reason::RequestError;
 use connection::Shared;
@@ -38,6 +41,13 @@ const STREAMS_MAX: u32 = 256;
 /// Most things of one page, and about how many bytes: what a client does not read, the broker keeps.
 const PAGE_MAX: usize = 1000;
 const PAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a list waits for others to be read.
+const UNREAD_FOR_MAX: Duration = Duration::from_secs(10);
+
+/// A place for a list that was not read.
+#[derive(Clone)]
+struct Unread(#[expect(dead_code, reason = "held, not looked at")] Arc<OwnedSemaphorePermit>);
 
 /// Serves until `stop` is done.
 ///
@@ -72,6 +82,8 @@ pub(crate) fn serve(
         let served = Server::builder()
             .max_concurrent_streams(STREAMS_MAX)
             .http2_max_header_list_size(HEADER_BYTES_MAX)
+            // A program that gives up all its calls at once is not to be cut off, and its leases with it.
+            .http2_max_pending_accept_reset_streams(Some(2 * STREAMS_MAX as usize))
             .layer(calls::CallsLayer(Arc::clone(&broker)))
             .add_service(HealthServer::new(health::Service::new(Arc::clone(&broker))))
             .add_service(reflection)
@@ -112,6 +124,18 @@ async fn blocking<T: Send + 'static>(shared: &Shared, work: impl FnOnce() -> T +
         done
     };
     tokio::task::spawn_blocking(work).await.map_err(|_| refused(RequestError::Stopping))
+}
+
+/// A reply with a list in it. Until its client has read it, it is the broker's memory: so there are few at once for each
+/// tenant, and whoever reads none waits for a place in vain.
+async fn list<T>(shared: &Shared, make: impl Future<Output = Result<T, Status>>) -> Result<Response<T>, Status> {
+    let place = tokio::time::timeout(UNREAD_FOR_MAX, shared.outgoing.pages().acquire_owned()).await;
+    let place =
+        place.ok().and_then(Result::ok).ok_or_else(|| refused(RequestError::LimitCalls { limit: PAGES_MAX }))?;
+    let mut response = Response::new(make.await?);
+    // Given up with the last of the reply.
+    response.extensions_mut().insert(Unread(Arc::new(place)));
+    Ok(response)
 }
 
 /// Writes a lease's record: on the thread that does so for this lease, in the order of the requests.

@@ -16,6 +16,7 @@ mod misbehaviour;
 mod mktemp;
 mod programs;
 mod protocol;
+mod readme;
 mod regressions;
 mod removal;
 mod restart;

@@ -221,6 +221,17 @@ impl Broker {
         exit_of(&mut child, DEADLINE).expect("the broker ends on SIGTERM")
     }
 
+    /// Waits for its end, which it comes to by itself.
+    ///
+    /// # Panics
+    /// When it was ended before, or does not end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = exit_of(self.child.as_mut().expect("the broker is running"), DEADLINE);
+        let status = status.expect("the broker ends");
+        self.child = None;
+        status
+    }
+
     /// The command line, talking to this broker, under no lease.
     #[must_use]
     pub fn scratch(&self, arguments: &[&str]) -> Command {

@@ -25,8 +25,8 @@ HOME = "/tmp/ada"
 STUBS = "/tmp/stubs"
 # Between what a command says and what the shell says of its jobs; before the next command.
 END, PROMPT = "\x1e", "\x1f"
-# Lines that were written over, and colours: what nobody sees in the end.
-UNSEEN = re.compile(r"[^\n]*\r\x1b\[K|\x1b\[[\d;]*m")
+# Lines that were written over, colours; and what the shell says of jobs that have ended, whenever it notices.
+UNSEEN = re.compile(r"[^\n]*\r\x1b\[K|\x1b\[[\d;]*m|^\[\d+\][-+]? {2,}[A-Z].*\n", re.MULTILINE)
 LOOKS = ("ls ", "scratch ls", "scratch status", "scratch debt")
 
 DATE = r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d"

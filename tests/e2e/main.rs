@@ -19,6 +19,7 @@ mod protocol;
 mod regressions;
 mod removal;
 mod restart;
+mod rights;
 mod run;
 mod sdk;
 mod session;

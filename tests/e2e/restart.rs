@@ -161,7 +161,7 @@ fn a_holder_comes_back_to_a_full_disk() {
         }
         let mut broker = on_a_small_disk();
         let holder = HolderSpec { kind: Some(Holder::Connection(ConnectionHolder {})) };
-        let request = GrantRequest { holders: vec![holder.clone()], ..GrantRequest::default() };
+        let request = GrantRequest { holders: vec![holder], ..GrantRequest::default() };
         let mut channel = Channel::connect(&broker.handle_socket());
         let Reply::Grant(lease) = channel.ask(Op::Grant(request)) else { panic!("not granted") };
         let path = broker.pool_root().join(&lease.id);

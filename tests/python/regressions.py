@@ -303,6 +303,14 @@ def persists_in_flight():
         check("and there is room again", sorted(os.listdir(there.path)) == names, os.listdir(there.path))
 
 
+def unread_pings():
+    with connect() as channel, connect() as other:
+        sent = fill(channel, "ping", channel.messages["PingRequest"](), 100_000, [other])
+        check("who does not read is not read from", sent < 100_000, sent)
+        print("done", flush=True)
+        sys.stdin.read()
+
+
 def errors_about_long_paths():
     """What gRPC's clients take of trailers is little, and what is over is lost with its reason."""
     with tempfile.TemporaryDirectory() as directory:
@@ -333,6 +341,7 @@ CASES = (
     idle_connections,
     attaches_in_flight,
     persists_in_flight,
+    unread_pings,
     errors_about_long_paths,
 )
 {case.__name__: case for case in CASES}[sys.argv[1]]()

@@ -2,10 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use scratch_tests::{Broker, DEADLINE, Dialogue, Filesystem, Options, Place, contained, eventually, names_in};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use scratch_proto::v1::GrantRequest;
+use scratch_tests::{Broker, Channel, DEADLINE, Dialogue, Filesystem, Options, Place, contained, eventually, names_in};
 
-use crate::regressions::{nothing_is_left, python_case, said_done, trash};
+use crate::holders;
+use crate::regressions::{granted, nothing_is_left, python_case, said_done, trash};
 
 /// A case of regressions.py that says by itself whether all is well.
 fn all_is_well(test: &str, case: &str) {
@@ -106,5 +110,33 @@ fn persists_at_once_are_few() {
         case.say("the file system goes on");
         assert!(case.wait().success());
         nothing_is_left(&broker);
+    });
+}
+
+/// What this thread starts from now on has a single CPU, and so a broker has one thread for all channels.
+fn on_one_cpu() {
+    let mut one = CpuSet::new();
+    one.set(sched_getcpu());
+    sched_setaffinity(None, &one).expect("it runs there already");
+    assert_eq!(sched_getaffinity(None).expect("a thread has CPUs").count(), 1);
+}
+
+/// Takes 5 s: so long does a stop wait for who does not read. Nobody can renew in that time.
+#[test]
+fn a_stop_that_takes_long_ends_no_ttl() {
+    let test = "floods::a_stop_that_takes_long_ends_no_ttl";
+    contained(test, || {
+        on_one_cpu();
+        let mut broker = Broker::start(Options::default());
+        let Some(command) = python_case(test, &broker, "unread_pings") else { return };
+        let mut case = Dialogue::start(command);
+        said_done(&mut case);
+        let mut channel = Channel::connect(&broker.handle_socket());
+        let holders = vec![holders::ttl(Duration::from_secs(2))];
+        let path =
+            broker.pool_root().join(granted(&mut channel, GrantRequest { holders, ..GrantRequest::default() }).id);
+        assert!(broker.terminate().success());
+        assert!(path.is_dir(), "ended while nobody could renew");
+        assert!(case.end().success());
     });
 }

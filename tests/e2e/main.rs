@@ -22,6 +22,7 @@ mod readme;
 mod regressions;
 mod removal;
 mod restart;
+mod rights;
 mod run;
 mod sdk;
 mod session;

@@ -196,7 +196,7 @@ fn root_releases_a_tenants_directory() {
 }
 
 /// A group of this system that is neither root's nor the tenant's.
-fn some_group() -> Option<(String, u32)> {
+pub(crate) fn some_group() -> Option<(String, u32)> {
     let groups = fs::read_to_string("/etc/group").ok()?;
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -1,13 +1,19 @@
 //! A broker killed under load and started again: what lives is adopted, what died goes, "0s" ends everything.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::process::Command;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
-use scratch_proto::v1::{CreateRequest, GrantRequest, Kind};
-use scratch_tests::{Broker, Channel, DEADLINE, Held, Options, contained, eventually, names_in, wait_gone};
+use scratch_proto::v1::holder_spec::Kind as Holder;
+use scratch_proto::v1::{AttachRequest, ConnectionHolder, CreateRequest, GrantRequest, HolderSpec, Kind};
+use scratch_tests::{
+    Broker, Channel, DEADLINE, Held, Options, Place, contained, eventually, is_root, left_out, names_in, wait_gone,
+};
 
 /// Clients that create and grant without a pause, until their broker is gone. Returns once each has been served.
 fn load(broker: &Broker) -> Vec<JoinHandle<()>> {
@@ -131,6 +137,49 @@ fn an_orderly_stop_takes_nothing() {
         let path = held.path().to_path_buf();
         assert_eq!(held.log(), "without a broker\n");
         assert!(held.end().success());
+        wait_gone(&path, DEADLINE);
+    });
+}
+
+/// A broker on a file system that a test can fill.
+fn on_a_small_disk() -> Broker {
+    let place = Place::new();
+    let pool = place.path().join("small");
+    std::fs::create_dir(&pool).expect("a place is writable");
+    let mut mount = Command::new("mount");
+    mount.args(["-n", "-t", "tmpfs", "-o", "size=1m,mode=711", "small"]).arg(&pool);
+    assert!(mount.status().is_ok_and(|status| status.success()), "a containment has mounts of its own");
+    Broker::start(Options { place: Some(place), pool: Some(pool), ..Options::default() })
+}
+
+#[test]
+fn a_holder_comes_back_to_a_full_disk() {
+    let test = "restart::a_holder_comes_back_to_a_full_disk";
+    contained(test, || {
+        if !is_root() {
+            return left_out(test, "mounting needs root");
+        }
+        let mut broker = on_a_small_disk();
+        let holder = HolderSpec { kind: Some(Holder::Connection(ConnectionHolder {})) };
+        let request = GrantRequest { holders: vec![holder], ..GrantRequest::default() };
+        let mut channel = Channel::connect(&broker.handle_socket());
+        let Reply::Grant(lease) = channel.ask(Op::Grant(request)) else { panic!("not granted") };
+        let path = broker.pool_root().join(&lease.id);
+        std::fs::write(path.join("precious"), "content").expect("an area is writable");
+        assert!(broker.terminate().success());
+        broker.restart();
+        let mut fill = File::create(path.join("fill")).expect("an area is writable");
+        while fill.write(&[0; 4096]).is_ok() {}
+
+        let mut channel = Channel::connect(&broker.handle_socket());
+        let attach = AttachRequest { lease: lease.id, holder: Some(holder) };
+        let reply = channel.ask(Op::Attach(attach));
+        assert!(matches!(reply, Reply::Attach(_)), "{reply:?}");
+        channel.ping();
+        channel.ping();
+        assert_eq!(std::fs::read_to_string(path.join("precious")).expect("what lives is never taken away"), "content");
+        // It is this connection that holds it.
+        drop(channel);
         wait_gone(&path, DEADLINE);
     });
 }

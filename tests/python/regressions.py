@@ -1,5 +1,5 @@
-"""What went wrong once on the handle channel and needs descriptors or packets in flight to show. One case a run: its name is
-the argument. Prints a line for each check and ends with status 1 at the first that fails.
+"""What went wrong once and shows with descriptors or packets in flight on the handle channel, or with gRPC's own client. One case
+a run: its name is the argument. Prints a line for each check and ends with status 1 at the first that fails.
 """
 
 import contextlib
@@ -10,8 +10,10 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 
 from scratch_channel import Closed, Refused, connect
+from scratch_grpc import Grpc, Stubs
 
 FILE, DIRECTORY, ANONYMOUS = 1, 2, 3
 PERSISTS_MAX = 8
@@ -301,6 +303,33 @@ def persists_in_flight():
         check("and there is room again", sorted(os.listdir(there.path)) == names, os.listdir(there.path))
 
 
+def unread_pings():
+    with connect() as channel, connect() as other:
+        sent = fill(channel, "ping", channel.messages["PingRequest"](), 100_000, [other])
+        check("who does not read is not read from", sent < 100_000, sent)
+        print("done", flush=True)
+        sys.stdin.read()
+
+
+def errors_about_long_paths():
+    """What gRPC's clients take of trailers is little, and what is over is lost with its reason."""
+    with tempfile.TemporaryDirectory() as directory:
+        stubs = Stubs(directory)
+        with Grpc(os.path.join(os.environ["SCRATCHD_RUNTIME_DIR"], "grpc.sock"), stubs) as grpc:
+            lease, _ = grpc.call("Leases", "Grant", stubs.messages["GrantRequest"]())
+            # Escaped in a message and percent-encoded in a header, each byte is several.
+            for length in (200, 800, 3900):
+                area = b"/".join([b"\xff" * 200] * 20)[:length]
+                request = stubs.messages["GetAreaRequest"](lease=lease.id, area=area)
+                try:
+                    found = grpc.call("Areas", "Get", request)
+                except Refused as error:
+                    said = (error.reason, error.domain, bool(error.metadata["request_id"]))
+                    check(f"an error about {length} bytes", said == ("AREA_UNKNOWN", "scratchd", True), said)
+                else:
+                    check(f"an error about {length} bytes", False, found)
+
+
 CASES = (
     the_same_holder_twice,
     sockets_that_never_hang_up,
@@ -312,5 +341,7 @@ CASES = (
     idle_connections,
     attaches_in_flight,
     persists_in_flight,
+    unread_pings,
+    errors_about_long_paths,
 )
 {case.__name__: case for case in CASES}[sys.argv[1]]()

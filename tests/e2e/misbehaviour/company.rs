@@ -45,6 +45,11 @@ pub(crate) fn descriptors(broker: &Broker) -> usize {
     fs::read_dir(about(broker, "fd")).expect("the broker lives").count()
 }
 
+/// How many threads the broker has.
+pub(crate) fn threads(broker: &Broker) -> usize {
+    fs::read_dir(about(broker, "task")).expect("the broker lives").count()
+}
+
 fn about(broker: &Broker, what: &str) -> String {
     format!("/proc/{}/{what}", broker.pid().as_raw_nonzero())
 }

@@ -1,14 +1,14 @@
 //! Floods: more of everything than anybody needs, sent as fast as it is taken. Others do not notice.
 
-use scratch_proto::v1::{CreateRequest, KeepAliveRequest, Kind, ListLeasesRequest};
-use scratch_tests::{Broker, DEADLINE, Options, contained, eventually, is_root, left_out};
+use scratch_proto::v1::{CreateRequest, GrantRequest, KeepAliveRequest, Kind, ListAreasRequest, ListLeasesRequest};
+use scratch_tests::{Broker, Channel, DEADLINE, Options, contained, eventually, is_root, left_out};
 
-use super::company::{Company, descriptors};
+use super::company::{Company, descriptors, threads};
 use super::http2::{
-    CANCEL, CONTINUATION, CREATE, END_HEADERS, END_STREAM, HEADERS, KEEP_ALIVE, LIST, PING, RST_STREAM, Raw, SETTINGS,
-    begin, call, field, frame, message, streams,
+    CANCEL, CONTINUATION, CREATE, END_HEADERS, END_STREAM, HEADERS, KEEP_ALIVE, LIST, LIST_AREAS, PING, RST_STREAM,
+    Raw, SETTINGS, begin, call, field, frame, message, streams,
 };
-use crate::regressions::nothing_is_left;
+use crate::regressions::{granted, nothing_is_left};
 
 /// Connections that send all this, read as fast as they can, and stay until all is sent. The broker lives, and nothing is
 /// left of them.
@@ -127,4 +127,35 @@ fn of_header_fields() {
     let endless = (0..1000).flat_map(|_| frame(CONTINUATION, 0, 1, &many));
     let too_many = [frame(HEADERS, 0, 1, &fits), endless.collect(), frame(CONTINUATION, END_HEADERS, 1, &[])].concat();
     flood("misbehaviour::floods::of_header_fields", 4, &too_many, true);
+}
+
+/// Listings are under way still when nobody waits for them any more: the next ones wait for these.
+#[test]
+fn of_listings_given_up() {
+    contained("misbehaviour::floods::of_listings_given_up", || {
+        let broker = Broker::start(Options::default());
+        let company = Company::start(&broker);
+        let mut channel = Channel::connect(&broker.handle_socket());
+        let lease = granted(&mut channel, GrantRequest::default()).id;
+        let path = broker.pool_root().join(&lease);
+        (0..20_000).for_each(|number| std::fs::write(path.join(number.to_string()), "").expect("an area is writable"));
+        let list = ListAreasRequest { lease: lease.clone(), page_size: 1, ..ListAreasRequest::default() };
+        let lists: Vec<u8> = streams().take(50).flat_map(|stream| unary(stream, LIST_AREAS, &list)).collect();
+        let resets: Vec<u8> = streams().take(50).flat_map(|stream| frame(RST_STREAM, 0, stream, &CANCEL)).collect();
+        let mut most = 0;
+        for _ in 0..10 {
+            // Each on a connection of its own, which may be cut off for this.
+            let mut raw = Raw::connect(&broker);
+            raw.send(&lists).expect("it is read");
+            assert!(raw.answers_a_ping(0), "cut off for nothing");
+            raw.send(&resets).expect("it is read");
+            raw.answers_a_ping(1);
+            most = most.max(threads(&broker));
+        }
+        println!("at most {most} threads");
+        assert!(most < 40, "{most} threads");
+        company.leave();
+        super::calls::revoke(&broker, &lease);
+        nothing_is_left(&broker);
+    });
 }

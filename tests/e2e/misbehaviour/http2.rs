@@ -22,6 +22,7 @@ pub(crate) const ACK: u8 = 1;
 pub(crate) const CANCEL: [u8; 4] = [0, 0, 0, 8];
 
 pub(crate) const LIST: &str = "/scratchd.v1.Leases/List";
+pub(crate) const LIST_AREAS: &str = "/scratchd.v1.Areas/List";
 pub(crate) const CREATE: &str = "/scratchd.v1.Areas/Create";
 pub(crate) const KEEP_ALIVE: &str = "/scratchd.v1.Leases/KeepAlive";
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -66,13 +67,18 @@ fn is_alive(pidfd: &OwnedFd) -> Result<bool, Errno> {
     Ok(poll(&mut ready, Some(&now))? == 0)
 }
 
-/// Clock ticks from boot to the process's start: field 22 of /proc/pid/stat, counted from behind the last `)`, since the
-/// name in the second one may hold anything.
+/// Clock ticks from boot to the process's start.
 pub(crate) fn start_time(pid: i32) -> Result<u64, Errno> {
+    stat_field(pid, 22)
+}
+
+/// A number of /proc/pid/stat by proc(5)'s count, from 3 on: from behind the last `)`, since the name in the second one may
+/// hold anything.
+fn stat_field(pid: i32, number: usize) -> Result<u64, Errno> {
     let stat = read(&format!("/proc/{pid}/stat"))?;
     let behind = stat.iter().rposition(|byte| *byte == b')').ok_or(Errno::SRCH)?;
     let fields = String::from_utf8_lossy(&stat[behind + 1..]).into_owned();
-    fields.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()).ok_or(Errno::SRCH)
+    fields.split_ascii_whitespace().nth(number - 3).and_then(|field| field.parse().ok()).ok_or(Errno::SRCH)
 }
 
 /// The real, effective, saved and file-system user of a process.
@@ -94,6 +100,10 @@ fn pidfd_inode(pidfd: BorrowedFd<'_>) -> u64 {
     }
 }
 
+/// How often a search is begun anew because a program was being replaced, and how long to wait before.
+const UNSURE_MAX: u32 = 1000;
+const UNSURE_FOR: Duration = Duration::from_millis(1);
+
 /// What a search looks for: a lease that a process may name, and the lease that it then holds.
 pub(crate) type Wanted = HashMap<LeaseId, LeaseId>;
 
@@ -101,24 +111,31 @@ pub(crate) type Wanted = HashMap<LeaseId, LeaseId>;
 /// processes name them: what root starts may change its user and keep its environment.
 ///
 /// A pass over /proc can miss a process whose parent dies while it is made. So a pass that finds nothing for a lease counts
-/// only if no process was made during it; else it is made again, up to three times.
+/// only if no process was made during it; else it is made again, up to three times. And a process that is just becoming another
+/// program has no environment for a moment: a pass that met one does not count at all.
 ///
 /// # Errors
-/// When the system would not let us look, as with EMFILE: then nothing is known.
+/// When the system would not let us look, as with EMFILE; EAGAIN when a program was being replaced for a second: then nothing
+/// is known.
 pub(crate) fn search_environments(tenant: u32, mut wanted: Wanted) -> Result<Vec<(LeaseId, HeldProcess)>, Errno> {
     let mut found = Vec::new();
-    for _ in 0..3 {
+    let mut passes = 0;
+    for _ in 0..UNSURE_MAX {
         let before = processes_made();
         let unsure = pass(tenant, &wanted, &mut found)?;
         wanted.retain(|_, lease| !found.iter().any(|(held, _)| held == lease));
-        if wanted.is_empty() || (!unsure && before.is_some() && before == processes_made()) {
-            break;
+        passes += u32::from(!unsure);
+        if wanted.is_empty() || passes == 3 || (!unsure && before.is_some() && before == processes_made()) {
+            return Ok(found);
+        }
+        if unsure {
+            std::thread::sleep(UNSURE_FOR);
         }
     }
-    Ok(found)
+    Err(Errno::AGAIN)
 }
 
-/// True: a process had no environment yet, it was just being made.
+/// True: a process had no environment yet, it was just becoming what it is.
 fn pass(tenant: u32, wanted: &Wanted, found: &mut Vec<(LeaseId, HeldProcess)>) -> Result<bool, Errno> {
     let mut unsure = false;
     let entries = std::fs::read_dir("/proc").map_err(|error| of_io(&error))?;
@@ -146,11 +163,16 @@ fn pass(tenant: u32, wanted: &Wanted, found: &mut Vec<(LeaseId, HeldProcess)>) -
 /// what does.
 fn named_by(pid: i32, wanted: &Wanted, unsure: &mut bool) -> Result<Option<Vec<LeaseId>>, Errno> {
     let Some(environment) = known(read(&format!("/proc/{pid}/environ")))? else { return Ok(None) };
-    if environment.is_empty() {
-        *unsure |= std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
-    }
+    *unsure |= environment.is_empty() && is_becoming_another(pid);
     let named = environment.split(|byte| *byte == 0).filter_map(|entry| entry.strip_prefix(b"SCRATCHD_LEASE="));
     Ok(Some(named.filter_map(|text| wanted.get(&LeaseId::from_bytes(text).ok()?).copied()).collect()))
+}
+
+/// Whether execve(2) has given a process its new memory and not yet its environment: then its end, field 51 of
+/// /proc/pid/stat, is 0. That of a program that was started without any is not.
+fn is_becoming_another(pid: i32) -> bool {
+    let has_program = std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+    has_program && stat_field(pid, 51) == Ok(0)
 }
 
 /// Gone or hidden is an answer; any other error is none.

@@ -66,14 +66,17 @@ impl Signals {
 
 /// Raises a signal in the calling thread, unblocked for this moment. Returns when what it does is over: for a stop, when the
 /// process was continued.
+///
+/// Raised first and unblocked then: the terminal's own may come at the same moment (it goes to the command first), and both are
+/// one stop so, since being continued takes away every stop that is pending.
 pub fn raise_unblocked(signal: Signal) {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset makes the set before it is changed and read, and it outlives all calls.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigaddset(set.as_mut_ptr(), signal.as_raw());
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut());
         libc::raise(signal.as_raw());
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut());
         libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
     }
 }

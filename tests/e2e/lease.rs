@@ -43,6 +43,25 @@ fn kinds(shown: &Value) -> Vec<&str> {
 }
 
 #[test]
+fn a_refusal_has_its_reason_in_words_and_as_json() {
+    contained("lease::a_refusal_has_its_reason_in_words_and_as_json", || {
+        let broker = Broker::start(Options::default());
+        let unknown = "aaaaaaaaaaaaaaaa";
+        // Over gRPC, and on the handle channel.
+        for command in [["show", unknown], ["renew", unknown]] {
+            let (code, said, complaint) = lease(&broker, &command);
+            assert_eq!((code, said.as_str()), (NOT_THERE, ""), "{command:?}");
+            assert!(complaint.ends_with("(LEASE_UNKNOWN)"), "{command:?}: {complaint}");
+        }
+        let (code, said, complaint) = lease(&broker, &["show", unknown, "--output", "json"]);
+        assert_eq!((code, said.as_str()), (NOT_THERE, ""));
+        let complaint: Value = serde_json::from_str(&complaint).expect("it is one object");
+        assert_eq!(complaint["error"]["reason"], "LEASE_UNKNOWN");
+        assert_eq!(complaint["error"]["code"], "NOT_FOUND");
+    });
+}
+
+#[test]
 fn granted_held_renewed_revoked() {
     contained("lease::granted_held_renewed_revoked", || {
         let broker = Broker::start(Options::default());

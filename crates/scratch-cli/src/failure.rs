@@ -1,8 +1,10 @@
 //! Why a command other than `run` failed, and its exit code.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use scratch_client::ClientError;
+use serde_json::{Value, json};
 use tonic_types::StatusExt;
 
 use crate::exit;
@@ -70,6 +72,45 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// For scripts: the reason, code and metadata of docs/errors.md where the broker has refused, else null and none.
+    pub(crate) fn to_json(&self) -> Value {
+        let (reason, code, metadata) = match self.refusal() {
+            Some((reason, code, metadata)) => (json!(reason), json!(code_name(code)), json!(metadata)),
+            None => (Value::Null, Value::Null, json!({})),
+        };
+        let message = self.to_string();
+        json!({ "error": { "reason": reason, "code": code, "message": message, "metadata": metadata } })
+    }
+
+    fn refusal(&self) -> Option<(String, tonic::Code, HashMap<String, String>)> {
+        match self {
+            Self::Of(_, failure) => failure.refusal(),
+            Self::Refused(status) => {
+                let info = status.get_details_error_info()?;
+                Some((info.reason, status.code(), info.metadata))
+            }
+            Self::Client(ClientError::Refused { code, reason, metadata, .. }) => {
+                let code = tonic::Code::from_i32(i32::try_from(*code).unwrap_or(2));
+                Some((reason.clone(), code, metadata.clone()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// As google.rpc.Code has it, like NOT_FOUND.
+fn code_name(code: tonic::Code) -> String {
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         Self::Refused(Box::new(status))
@@ -80,5 +121,26 @@ fn of_status(status: &tonic::Status) -> String {
     match status.get_details_error_info() {
         Some(info) => format!("{} ({})", status.message(), info.reason),
         None => status.message().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_the_same_for_scripts_on_both_roads() {
+        let metadata = HashMap::from([("limit".to_owned(), "1".to_owned())]);
+        let details = tonic_types::ErrorDetails::with_error_info("LIMIT_LEASES", "scratchd", metadata.clone());
+        let status = tonic::Status::with_error_details(tonic::Code::ResourceExhausted, "too many", details);
+        let (reason, message) = ("LIMIT_LEASES".to_owned(), "too many".to_owned());
+        let refused = ClientError::Refused { code: 8, reason, message, metadata };
+        let expected = json!({ "error": {
+            "reason": "LIMIT_LEASES", "code": "RESOURCE_EXHAUSTED", "message": "too many (LIMIT_LEASES)",
+            "metadata": { "limit": "1" },
+        } });
+        assert_eq!(Failure::from(status).to_json(), expected);
+        assert_eq!(Failure::from(refused).to_json(), expected);
+        assert_eq!(Failure::NoShell.to_json()["error"]["reason"], Value::Null);
     }
 }

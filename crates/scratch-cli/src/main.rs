@@ -151,10 +151,20 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("scratch: {failure}");
+            if wants_json() {
+                eprintln!("{}", failure.to_json());
+            } else {
+                eprintln!("scratch: {failure}");
+            }
             failure.exit_code().into()
         }
     }
+}
+
+/// Whether a failure, too, is to be for scripts.
+fn wants_json() -> bool {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    words.iter().any(|word| word == "--output=json") || words.windows(2).any(|pair| pair == ["--output", "json"])
 }
 
 /// `run` tells its own failures from its command's by 125.

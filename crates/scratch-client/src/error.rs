@@ -65,7 +65,7 @@ pub enum ClientError {
     #[error(transparent)]
     Name(#[from] NameError),
     /// The broker refused, and changed nothing.
-    #[error("{message}")]
+    #[error("{message} ({reason})")]
     Refused {
         /// A google.rpc.Code.
         code: u32,
@@ -161,7 +161,10 @@ mod tests {
         let error = ClientError::from(refusal);
         assert!(error.is_refusal("NAME_EXISTS") && !error.is_disconnect());
         let error = io::Error::from(error);
-        assert_eq!((error.kind(), error.to_string().as_str()), (io::ErrorKind::AlreadyExists, "it is there"));
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (io::ErrorKind::AlreadyExists, "it is there (NAME_EXISTS)")
+        );
         let gone = ClientError::io("receive from", "/run/x", Errno::CONNRESET);
         assert!(gone.is_disconnect());
         assert_eq!(io::Error::from(gone).kind(), io::ErrorKind::ConnectionReset);

@@ -12,28 +12,13 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, refused
 from scratch_channel import Closed, Refused, connect
 from scratch_grpc import Grpc, Stubs
 
 FILE, DIRECTORY, ANONYMOUS = 1, 2, 3
 PERSISTS_MAX = 8
 FIN_WAIT1 = "04"
-
-
-def check(what, holds, found=None):
-    if not holds:
-        print(f"FAILED {what}" + ("" if found is None else f": found {found!r}"))
-        sys.exit(1)
-    print(f"ok {what}", flush=True)
-
-
-def refused(what, reason, act):
-    try:
-        result = act()
-    except Refused as refusal:
-        check(f"{what}: {reason}", refusal.reason == reason, str(refusal))
-        return
-    check(f"{what}: {reason}", False, result)
 
 
 class Specs:

@@ -7,25 +7,10 @@ import contextlib
 import os
 import sys
 
-from scratch_channel import Refused, connect
+from checks import check, refused
+from scratch_channel import connect
 
 FILE = 1
-
-
-def check(what, holds, found=None):
-    if not holds:
-        print(f"FAILED {what}" + ("" if found is None else f": found {found!r}"))
-        sys.exit(1)
-    print(f"ok {what}", flush=True)
-
-
-def refused(what, reason, act):
-    try:
-        result = act()
-    except Refused as refusal:
-        check(f"{what}: {reason}", refusal.reason == reason, str(refusal))
-        return
-    check(f"{what}: {reason}", False, result)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 
 use crate::place::Place;
@@ -209,6 +209,23 @@ impl Broker {
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("the broker is running");
         child.kill().and_then(|()| child.wait()).expect("our own child can be killed");
+    }
+
+    /// Stops all its threads with SIGSTOP; it does nothing more until `thaw`.
+    ///
+    /// # Panics
+    /// When it was ended before.
+    pub fn freeze(&self) {
+        kill_process(self.pid(), Signal::STOP).expect("our own child can be stopped");
+        waitid(WaitId::Pid(self.pid()), WaitIdOptions::STOPPED).expect("our own child can be waited for");
+    }
+
+    /// Lets it go on after `freeze`.
+    ///
+    /// # Panics
+    /// When it was ended before.
+    pub fn thaw(&self) {
+        kill_process(self.pid(), Signal::CONT).expect("our own child can go on");
     }
 
     /// Asks it to end with SIGTERM and waits for that.

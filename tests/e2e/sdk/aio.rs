@@ -145,7 +145,7 @@ fn what_is_given_up_at_any_point_leaves_nothing() {
         runtime().block_on(async {
             let client = client(broker, create).await;
             let (mut polls, before) = (1, leases());
-            while !is_done_within(polls, areas_of_a_lease(&client)).await {
+            while !is_done_within(polls, broker, areas_of_a_lease(&client)).await {
                 // Reads what was still to be answered, and says what follows.
                 client.ping().await.expect("the connection is good");
                 polls += 1;
@@ -165,12 +165,16 @@ async fn areas_of_a_lease(client: &Client) {
     lease.revoke().await.expect("it lives");
 }
 
-async fn is_done_within(polls: usize, future: impl Future<Output = ()>) -> bool {
+/// The broker answers only between two polls, so that every answer is waited for.
+async fn is_done_within(polls: usize, broker: &Broker, future: impl Future<Output = ()>) -> bool {
     let mut future = pin!(future);
     let mut left = polls;
     poll_fn(|context| {
         left -= 1;
-        match future.as_mut().poll(context) {
+        broker.freeze();
+        let polled = future.as_mut().poll(context);
+        broker.thaw();
+        match polled {
             Poll::Ready(()) => Poll::Ready(true),
             Poll::Pending if left == 0 => Poll::Ready(false),
             Poll::Pending => Poll::Pending,

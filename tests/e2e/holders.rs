@@ -1,7 +1,7 @@
 //! What ends a lease and what does not, where that went wrong once.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -133,28 +133,40 @@ fn a_ttl_ends_beside_others_that_are_renewed() {
 #[test]
 fn a_torn_parent_record_does_not_end_a_living_child() {
     contained("holders::a_torn_parent_record_does_not_end_a_living_child", || {
-        let mut broker = Broker::start(Options::default());
-        let mut channel = Channel::connect(&broker.handle_socket());
-        let parent = granted(&mut channel, GrantRequest::default()).id;
-        let child = granted(&mut channel, GrantRequest { parent: parent.clone(), ..GrantRequest::default() }).id;
-        let area = broker.pool_root().join(&child);
-        fs::write(area.join("precious"), "content").expect("an area is writable");
-        broker.kill();
-        let record = broker.pool_root().join(".scratch/leases").join(&parent);
-        let torn = File::options().write(true).open(&record).expect("a lease has a record");
-        let whole = torn.metadata().expect("a file has a length").len();
-        torn.set_len(whole - 1).expect("a place is writable");
-        broker.restart();
-
-        let mut channel = Channel::connect(&broker.handle_socket());
-        channel.ping();
-        channel.ping();
-        let create = CreateRequest { lease: child.clone(), kind: 1, ..CreateRequest::default() };
-        let reply = channel.ask(Op::Create(create));
-        assert!(matches!(reply, Reply::Create(_)), "{reply:?}");
-        assert!(listed(&broker, &child));
-        assert_eq!(fs::read_to_string(area.join("precious")).expect("what lives is never taken away"), "content");
+        a_child_outlives_the_record_of_its_parent(|record| {
+            let torn = File::options().write(true).open(record).expect("a lease has a record");
+            let whole = torn.metadata().expect("a file has a length").len();
+            torn.set_len(whole - 1).expect("a place is writable");
+        });
     });
+}
+
+#[test]
+fn a_lost_parent_record_does_not_end_a_living_child() {
+    contained("holders::a_lost_parent_record_does_not_end_a_living_child", || {
+        a_child_outlives_the_record_of_its_parent(|record| fs::remove_file(record).expect("a lease has a record"));
+    });
+}
+
+fn a_child_outlives_the_record_of_its_parent(spoil: impl FnOnce(&Path)) {
+    let mut broker = Broker::start(Options::default());
+    let mut channel = Channel::connect(&broker.handle_socket());
+    let parent = granted(&mut channel, GrantRequest::default()).id;
+    let child = granted(&mut channel, GrantRequest { parent: parent.clone(), ..GrantRequest::default() }).id;
+    let area = broker.pool_root().join(&child);
+    fs::write(area.join("precious"), "content").expect("an area is writable");
+    broker.kill();
+    spoil(&broker.pool_root().join(".scratch/leases").join(&parent));
+    broker.restart();
+
+    let mut channel = Channel::connect(&broker.handle_socket());
+    channel.ping();
+    channel.ping();
+    let create = CreateRequest { lease: child.clone(), kind: 1, ..CreateRequest::default() };
+    let reply = channel.ask(Op::Create(create));
+    assert!(matches!(reply, Reply::Create(_)), "{reply:?}");
+    assert!(listed(&broker, &child));
+    assert_eq!(fs::read_to_string(area.join("precious")).expect("what lives is never taken away"), "content");
 }
 
 /// A broker, its runtime directory, and the file that has what it says. Killed with the dialogue.

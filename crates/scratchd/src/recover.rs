@@ -57,9 +57,10 @@ impl Broker {
         let recorded: HashSet<_> = records.iter().map(|(lease, _)| *lease).collect();
         let recovery = Recovery::new(same_boot, self.settings.get().grace);
         let mut start = Start { recovery, processes: HashMap::new() };
+        // First of all: children must find that nothing is known of their parent.
         let unrecorded = directories.difference(&recorded).map(|lease| (*lease, None));
         let found = in_order_of_age(records).into_iter().map(|(lease, record)| (lease, Some(record)));
-        for (lease, record) in found.chain(unrecorded) {
+        for (lease, record) in unrecorded.chain(found) {
             let is_there = directories.contains(&lease);
             let (state, record) = match record {
                 Some(Ok(record)) => (FoundRecord::Whole, Some(record)),

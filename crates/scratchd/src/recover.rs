@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use scratch_fs::{Boot, FoundRecord, FsError, Record, RecordHolderKind, Torn};
-use scratch_lease::{BootTime, Grant, HolderKind, LeaseId, NewHolder, ProcessId, TenantId};
+use scratch_fs::{Boot, FsError, Record, RecordHolderKind, Torn};
+use scratch_lease::{
+    BootTime, Found, FoundRecord, Grant, HolderKind, Known, LeaseId, NewHolder, ProcessId, RecordedHolder, Recovery,
+    TenantId,
+};
 
 use crate::broker::Broker;
 use crate::clock;
@@ -26,22 +29,12 @@ pub(crate) struct Recovered {
     pub(crate) trash: usize,
 }
 
-/// What is known of a process of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
-    Alive,
-    Gone,
-    /// It could not be looked at: its leases live on, unwatched, until they are revoked or the next start knows more.
-    Unknown,
-}
-
 /// What a start has learned so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Start {
+    recovery: Recovery,
     /// Processes that were looked for once: many leases have the same.
     processes: HashMap<ProcessId, Known>,
-    /// Leases that are kept because nothing is known of them.
-    kept: HashSet<LeaseId>,
 }
 
 impl Broker {
@@ -61,29 +54,32 @@ impl Broker {
         if let Err(error) = self.pool.empty_new() {
             tracing::warn!(%error, "what a crash left in new/ stays until the next start, ignoring");
         }
-        let everything_goes = !same_boot || self.settings.get().grace.is_zero();
         let recorded: HashSet<_> = records.iter().map(|(lease, _)| *lease).collect();
-        let mut start = Start::default();
-        for (lease, record) in in_order_of_age(records) {
+        let recovery = Recovery::new(same_boot, self.settings.get().grace);
+        let mut start = Start { recovery, processes: HashMap::new() };
+        let unrecorded = directories.difference(&recorded).map(|lease| (*lease, None));
+        let found = in_order_of_age(records).into_iter().map(|(lease, record)| (lease, Some(record)));
+        for (lease, record) in found.chain(unrecorded) {
             let is_there = directories.contains(&lease);
-            match record {
-                Ok(record) if is_there && !everything_goes => {
-                    recovered.adopted += usize::from(self.adopt(lease, &record, &mut start));
+            let (state, record) = match record {
+                Some(Ok(record)) => (FoundRecord::Whole, Some(record)),
+                Some(Err(Torn)) => (FoundRecord::Torn, None),
+                None => (FoundRecord::Missing, None),
+            };
+            let is_its_own = || {
+                let named = record.as_ref().map(|record| (record.device, record.inode));
+                self.pool.directory_identity(lease).ok() == named
+            };
+            match (start.recovery.found(lease, state, is_there, is_its_own), record) {
+                (Found::Adopted, Some(record)) => {
+                    self.adopt(lease, &record, &mut start);
+                    recovered.adopted += 1;
                 }
-                Ok(record) => {
-                    self.put_away(lease, Some(record));
-                    recovered.ended += usize::from(is_there);
+                (Found::Kept(why), _) => self.keep_unknown(lease, why),
+                (_, record) => {
+                    recovered.ended += usize::from(is_there && record.is_some());
+                    self.put_away(lease, record);
                 }
-                Err(Torn) if everything_goes => self.put_away(lease, None),
-                Err(Torn) => self.keep_unknown(lease, "torn record", &mut start),
-            }
-        }
-        for lease in directories.difference(&recorded) {
-            // Before a power cut the record may have been lost: then everything is dead. In the same boot it can't be.
-            if everything_goes {
-                self.put_away(*lease, None);
-            } else {
-                self.keep_unknown(*lease, "no record", &mut start);
             }
         }
         self.pool.set_boot(boot)?;
@@ -97,37 +93,14 @@ impl Broker {
         self.searches.wait(SEARCH_FOR_MAX);
     }
 
-    /// False: it is kept because nothing is known of it.
-    fn adopt(self: &Arc<Self>, lease: LeaseId, record: &Record, start: &mut Start) -> bool {
-        if self.pool.directory_identity(lease) != Ok((record.device, record.inode)) {
-            self.keep_unknown(lease, "not the directory of its record", start);
-            return false;
-        }
-        // A parent that is kept because it is unknown must not end its children.
-        let parent = record.parent.parse().ok().filter(|parent| !start.kept.contains(parent));
+    fn adopt(self: &Arc<Self>, lease: LeaseId, record: &Record, start: &mut Start) {
+        let parent = start.recovery.parent(record.parent.parse().ok());
         let now = clock::now();
-        let until = now + self.settings.get().grace;
         let mut found = HashMap::new();
-        let mut holders = Vec::new();
-        for holder in record.holders.iter().filter_map(|holder| holder.kind.as_ref()) {
-            match holder {
-                RecordHolderKind::Process(process) => {
-                    let id = ProcessId {
-                        pid: process.pid,
-                        start_time: process.start_time,
-                        pidfd_inode: process.pidfd_inode,
-                    };
-                    let known = *start.processes.entry(id).or_insert_with(|| find(id, &mut found));
-                    if known != Known::Gone {
-                        holders.push(NewHolder::Process(id));
-                    }
-                }
-                RecordHolderKind::Ttl(granted) => holders.push(NewHolder::Ttl(Duration::from_nanos(*granted))),
-                RecordHolderKind::Connection(_) => holders.push(NewHolder::LostConnection { until }),
-                // Gone with the broker that held it; the search of environments stands in for it.
-                RecordHolderKind::Descriptor(_) => {}
-            }
-        }
+        let recorded = record.holders.iter().filter_map(|holder| holder.kind.as_ref()).map(recorded_holder);
+        let holders = start.recovery.holders(recorded, now, |process| {
+            *start.processes.entry(process).or_insert_with(|| find(process, &mut found))
+        });
         let identity = Identity { uid: record.uid, gid: record.gid, groups: record.groups.clone() };
         let holders = {
             let mut state = self.lock();
@@ -143,7 +116,6 @@ impl Broker {
                 self.watch_process(lease, holder.id, held);
             }
         }
-        true
     }
 
     /// Out of sight; what can't be moved is owed, and its record says from now on that nobody holds it: the next start
@@ -161,9 +133,8 @@ impl Broker {
         }
     }
 
-    fn keep_unknown(&self, lease: LeaseId, why: &str, start: &mut Start) {
+    fn keep_unknown(&self, lease: LeaseId, why: &str) {
         tracing::warn!(%lease, "{why}: whether it is dead is unknown, so it is kept; see `scratch debt`");
-        start.kept.insert(lease);
         let tenant = self.pool.directory_owner(lease).unwrap_or(self.uid);
         self.reaper.owe(Debt {
             subject: Subject::Record(lease),
@@ -180,9 +151,22 @@ impl Broker {
 }
 
 /// Parents come before their children, who name them.
-fn in_order_of_age(mut records: Vec<FoundRecord>) -> Vec<FoundRecord> {
+fn in_order_of_age(mut records: Vec<scratch_fs::FoundRecord>) -> Vec<scratch_fs::FoundRecord> {
     records.sort_by_key(|(_, record)| record.as_ref().map_or(0, |record| record.created));
     records
+}
+
+fn recorded_holder(kind: &RecordHolderKind) -> RecordedHolder {
+    match kind {
+        RecordHolderKind::Process(process) => RecordedHolder::Process(ProcessId {
+            pid: process.pid,
+            start_time: process.start_time,
+            pidfd_inode: process.pidfd_inode,
+        }),
+        RecordHolderKind::Ttl(granted) => RecordedHolder::Ttl(Duration::from_nanos(*granted)),
+        RecordHolderKind::Connection(_) => RecordedHolder::Connection,
+        RecordHolderKind::Descriptor(_) => RecordedHolder::Descriptor,
+    }
 }
 
 /// The very process of a record: same number, same start.

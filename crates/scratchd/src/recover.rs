@@ -59,7 +59,8 @@ impl Broker {
         let mut start = Start { recovery, processes: HashMap::new() };
         let unrecorded = directories.difference(&recorded).map(|lease| (*lease, None));
         let found = in_order_of_age(records).into_iter().map(|(lease, record)| (lease, Some(record)));
-        for (lease, record) in found.chain(unrecorded) {
+        // What is unknown comes before its children too.
+        for (lease, record) in unrecorded.chain(found) {
             let is_there = directories.contains(&lease);
             let (state, record) = match record {
                 Some(Ok(record)) => (FoundRecord::Whole, Some(record)),

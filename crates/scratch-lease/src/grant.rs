@@ -42,8 +42,8 @@ impl Table {
         Ok(Granted::New)
     }
 
-    /// The lease is made: it is there, its TTLs run from now. Due at once if it lost its holders or its parent
-    /// meanwhile.
+    /// The lease is made: it is there, its TTLs and the wait for a stream run from now. Due at once if it lost its holders
+    /// or its parent meanwhile.
     pub fn commit(&mut self, id: LeaseId, now: BootTime) {
         let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.state == LeaseState::Granting) else {
             debug_assert!(false, "lease {id} is not being granted");
@@ -51,6 +51,7 @@ impl Table {
         };
         lease.state = LeaseState::Live;
         lease.restart_ttls(now);
+        lease.wait_longer(now.duration_since(lease.created));
         self.index.arm(lease);
         if lease.ends() || lease.holders.is_empty() {
             self.index.pending.insert(id);
@@ -168,6 +169,18 @@ mod tests {
         assert_eq!(lease(&table, 1).expire_time(), Some(at(30)));
         assert_eq!(lease(&table, 1).lifetime_end(), Some(at(60)));
         assert_eq!(lease(&table, 1).granted_ttl(), Some(seconds_long(10)));
+    }
+
+    #[test]
+    fn a_stream_has_its_time_from_the_commit() {
+        let mut table = table();
+        let awaited = NewHolder::AwaitedConnection { until: at(30) };
+        assert_eq!(table.grant(grant(1, &[awaited]), at(0)), Ok(Granted::New));
+        // The machine slept while the directory was made.
+        assert_eq!(table.due(at(100)), []);
+        table.commit(id(1), at(100));
+        assert_eq!((table.due(at(129)), table.next_deadline()), (vec![], Some(at(130))));
+        assert_eq!(table.due(at(130)), [end(1, gone("connection"))]);
     }
 
     #[test]

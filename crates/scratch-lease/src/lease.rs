@@ -138,6 +138,15 @@ impl Lease {
         }
     }
 
+    /// Connections that are still to come get so much more time.
+    pub(crate) fn wait_longer(&mut self, time: Duration) {
+        for holder in &mut self.holders {
+            if let HolderKind::AwaitedConnection { until } = &mut holder.kind {
+                *until = *until + time;
+            }
+        }
+    }
+
     /// Whether it is decided that it ends.
     pub(crate) fn ends(&self) -> bool {
         self.reason.is_some()

@@ -79,13 +79,20 @@ impl Broker {
     /// # Errors
     /// Of the file system; LEASE_UNKNOWN for a lease that is gone.
     pub(crate) fn rewrite_record(&self, id: LeaseId) -> Result<(), RequestError> {
-        let mut record = self.record(id).ok_or(Refusal::LeaseUnknown)?;
-        (record.device, record.inode) = self.pool.directory_identity(id)?;
-        self.pool.write_record(id, &record)?;
-        if self.lock().table.lease(id).is_none() {
-            self.pool.drop_record(id)?;
-            return Err(Refusal::LeaseUnknown.into());
+        loop {
+            let mut record = self.record(id).ok_or(Refusal::LeaseUnknown)?;
+            (record.device, record.inode) = self.pool.directory_identity(id)?;
+            self.pool.write_record(id, &record)?;
+            let ends = self.lock().table.lease(id).map(|lease| lease.reason().is_some());
+            match ends {
+                None => {
+                    self.pool.drop_record(id)?;
+                    return Err(Refusal::LeaseUnknown.into());
+                }
+                // Decided since: its record must not be left naming holders.
+                Some(true) if !record.holders.is_empty() => {}
+                Some(_) => return Ok(()),
+            }
         }
-        Ok(())
     }
 }

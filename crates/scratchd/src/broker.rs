@@ -214,6 +214,9 @@ impl Broker {
             }
             Err(debt) => {
                 tracing::warn!(lease = %id, path = %debt.path.display(), blocker = %debt.blocker, "lease can't be put away yet");
+                if let Err(error) = self.rewrite_record(id) {
+                    tracing::warn!(lease = %id, %error, "its record still names holders, ignoring");
+                }
                 let owed = debt.subject.id();
                 self.reaper.owe(*debt);
                 if let Some(when_freed) = when_freed {

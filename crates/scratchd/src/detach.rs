@@ -17,14 +17,15 @@ impl Broker {
     /// LEASE_UNKNOWN, LEASE_ENDING, HOLDER_UNKNOWN; the record's writing.
     pub(crate) fn detach(self: &Arc<Self>, caller: Caller, request: &v1::DetachRequest) -> Result<(), RequestError> {
         let id = lease_id(&request.lease)?;
-        let (holder, is_last) = {
+        let (holder, goes) = {
             let mut state = self.lock();
-            let holders = state.table.live(id, caller)?.holders();
-            let found = holders.iter().find(|holder| holder.id == request.holder);
+            let lease = state.table.live(id, caller)?;
+            let found = lease.holders().iter().find(|holder| holder.id == request.holder);
             let holder = *found.ok_or(Refusal::HolderUnknown)?;
-            let is_last = holders.len() == 1;
+            // One that is searched for stays for that long: a start must not find the holder in its record.
+            let goes = lease.holders().len() == 1 && !lease.search_environment();
             state.table.detach(id, caller, holder.id)?;
-            (holder, is_last)
+            (holder, goes)
         };
         let process = match holder.kind {
             HolderKind::Process(process) => Some(process),
@@ -32,7 +33,7 @@ impl Broker {
         };
         self.side.close(self.watch.forget((id, holder.id), process).into_iter().collect());
         // A lease that goes takes its record with it.
-        let written = if is_last { Ok(()) } else { self.rewrite_record(id) };
+        let written = if goes { Ok(()) } else { self.rewrite_record(id) };
         self.settle();
         written
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 use scratch_fs::{FsError, TrashName, open_directory_beneath, split_area_path};
-use scratch_lease::{AreaKey, AreaKind, BootTime, Caller, Due, LeaseId};
+use scratch_lease::{AreaKey, AreaKind, BootTime, Caller, Due, LeaseId, LeaseState};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
@@ -129,7 +129,11 @@ impl Broker {
             }
         }
         if let Some(when_freed) = when_freed {
-            // It was ending already: out of sight first, then freed by whoever has taken it over.
+            // It was ending already: out of sight first, children before it, then freed by whoever has taken it over.
+            for child in self.ending_below(lease) {
+                // What can't be moved is owed by whoever began.
+                let _ = self.end_on_disk(child, None);
+            }
             match self.end_on_disk(lease, None) {
                 Ok(()) => self.reaper.when_lease_is_freed(lease, when_freed),
                 Err(debt) => when_freed(vec![debt.subject.id()]),
@@ -137,6 +141,13 @@ impl Broker {
         }
         self.settle();
         Ok(())
+    }
+
+    /// What ends with a lease, each before its parent.
+    fn ending_below(&self, lease: LeaseId) -> Vec<LeaseId> {
+        let state = self.lock();
+        let ends = |id: &LeaseId| state.table.lease(*id).is_some_and(|lease| lease.state() == LeaseState::Ending);
+        state.table.subtree(lease).into_iter().skip(1).rev().filter(ends).collect()
     }
 }
 

@@ -107,9 +107,11 @@ impl Broker {
     }
 }
 
-/// What a restart needs to know of a lease.
+/// What a restart needs to know of a lease. Nothing holds one that ends: a start must not give it back its life.
 pub(crate) fn record(state: &State, lease: &Lease) -> Record {
     let identity = state.identities.get(&lease.id());
+    let ends = lease.reason().is_some();
+    let holders = if ends { &[] } else { lease.holders() };
     Record {
         id: lease.id().to_string(),
         nonce: lease.nonce().map(|nonce| nonce.to_vec()).unwrap_or_default(),
@@ -119,11 +121,11 @@ pub(crate) fn record(state: &State, lease: &Lease) -> Record {
         device: 0,
         inode: 0,
         created: lease.created().0,
-        holders: lease.holders().iter().map(record_holder).collect(),
+        holders: holders.iter().map(record_holder).collect(),
         parent: lease.parent().map(|parent| parent.to_string()).unwrap_or_default(),
         labels: lease.labels().clone(),
         lifetime_end: lease.lifetime_end().map_or(0, |time| time.0),
-        search_environment: lease.search_environment(),
+        search_environment: lease.search_environment() && !ends,
     }
 }
 

@@ -12,6 +12,7 @@ use scratch_lease::{BootTime, Grant, HolderKind, LeaseId, NewHolder, ProcessId, 
 use crate::broker::Broker;
 use crate::clock;
 use crate::debt::{Debt, Subject};
+use crate::parked::Survived;
 use crate::peer::Identity;
 use crate::process::HeldProcess;
 
@@ -42,6 +43,8 @@ struct Start {
     processes: HashMap<ProcessId, Known>,
     /// Leases that are kept because nothing is known of them.
     kept: HashSet<LeaseId>,
+    /// What has survived the broker before.
+    survived: Survived,
 }
 
 impl Broker {
@@ -49,7 +52,12 @@ impl Broker {
     ///
     /// # Errors
     /// When records, directories or trash can't be read: then nothing is known, and nothing was ended.
-    pub(crate) fn recover(self: &Arc<Self>, boot: &Boot, last: Option<&Boot>) -> Result<Recovered, FsError> {
+    pub(crate) fn recover(
+        self: &Arc<Self>,
+        boot: &Boot,
+        last: Option<&Boot>,
+        survived: Survived,
+    ) -> Result<Recovered, FsError> {
         let same_boot = last.is_none_or(|last| last.id == boot.id);
         let records = self.pool.records()?;
         let directories: HashSet<_> = self.pool.lease_directories()?.into_iter().collect();
@@ -63,7 +71,7 @@ impl Broker {
         }
         let everything_goes = !same_boot || self.settings.get().grace.is_zero();
         let recorded: HashSet<_> = records.iter().map(|(lease, _)| *lease).collect();
-        let mut start = Start::default();
+        let mut start = Start { survived, ..Start::default() };
         for (lease, record) in in_order_of_age(records) {
             let is_there = directories.contains(&lease);
             match record {
@@ -86,6 +94,7 @@ impl Broker {
                 self.keep_unknown(*lease, "no record", &mut start);
             }
         }
+        self.side.close(start.survived.descriptors.into_values().collect());
         self.pool.set_boot(boot)?;
         self.end_the_dead();
         Ok(recovered)
@@ -109,33 +118,53 @@ impl Broker {
         let until = now + self.settings.get().grace;
         let mut found = HashMap::new();
         let mut holders = Vec::new();
-        for holder in record.holders.iter().filter_map(|holder| holder.kind.as_ref()) {
-            match holder {
-                RecordHolderKind::Process(process) => {
+        for holder in &record.holders {
+            let key = (lease, holder.id);
+            let new = match &holder.kind {
+                Some(RecordHolderKind::Process(process)) => {
                     let id = ProcessId {
                         pid: process.pid,
                         start_time: process.start_time,
                         pidfd_inode: process.pidfd_inode,
                     };
-                    let known = *start.processes.entry(id).or_insert_with(|| find(id, &mut found));
-                    if known != Known::Gone {
-                        holders.push(NewHolder::Process(id));
+                    match *start.processes.entry(id).or_insert_with(|| find(id, &mut found)) {
+                        Known::Gone => continue,
+                        Known::Alive | Known::Unknown => NewHolder::Process(id),
                     }
                 }
-                RecordHolderKind::Ttl(granted) => holders.push(NewHolder::Ttl(Duration::from_nanos(*granted))),
-                RecordHolderKind::Connection(_) => holders.push(NewHolder::LostConnection { until }),
+                Some(RecordHolderKind::Ttl(granted)) => NewHolder::Ttl(Duration::from_nanos(*granted)),
+                Some(RecordHolderKind::Connection(_)) => match start.survived.connections.get(&key) {
+                    Some(connection) => NewHolder::Connection(*connection),
+                    None => NewHolder::LostConnection { until },
+                },
+                Some(RecordHolderKind::Descriptor(_)) if start.survived.descriptors.contains_key(&key) => {
+                    NewHolder::Descriptor
+                }
                 // Gone with the broker that held it; the search of environments stands in for it.
-                RecordHolderKind::Descriptor(_) => {}
-            }
+                Some(RecordHolderKind::Descriptor(_)) => continue,
+                None => {
+                    tracing::warn!(%lease, holder = holder.id, "held by what a later version knows: kept until revoked");
+                    NewHolder::Unknown
+                }
+            };
+            holders.push((holder.id, new));
         }
         let identity = Identity { uid: record.uid, gid: record.gid, groups: record.groups.clone() };
         let holders = {
             let mut state = self.lock();
             state.identities.insert(lease, Arc::new(identity));
-            state.table.adopt(grant_of(lease, record, holders, parent), BootTime(record.created), now);
+            let times = (BootTime(record.created), now);
+            state.table.adopt(grant_of(lease, record, parent), holders, record.holder_next, times);
             state.table.lease(lease).map(|lease| lease.holders().to_vec()).unwrap_or_default()
         };
         for holder in holders {
+            if holder.kind == HolderKind::Descriptor
+                && let Some(socket) = start.survived.descriptors.remove(&(lease, holder.id))
+                && let Err((errno, socket)) = self.watch.socket(socket, (lease, holder.id))
+            {
+                tracing::error!(%lease, %errno, "a passed socket can't be watched; its lease lives until it is revoked");
+                self.side.close(vec![socket]);
+            }
             if let HolderKind::Process(process) = holder.kind
                 && !self.watch.also(process, (lease, holder.id))
                 && let Some(held) = found.remove(&process)
@@ -200,7 +229,7 @@ fn find(wanted: ProcessId, found: &mut HashMap<ProcessId, HeldProcess>) -> Known
     }
 }
 
-fn grant_of(id: LeaseId, record: &Record, holders: Vec<NewHolder>, parent: Option<LeaseId>) -> Grant {
+fn grant_of(id: LeaseId, record: &Record, parent: Option<LeaseId>) -> Grant {
     let lifetime = BootTime(record.lifetime_end).duration_since(BootTime(record.created));
     Grant {
         id,
@@ -208,7 +237,7 @@ fn grant_of(id: LeaseId, record: &Record, holders: Vec<NewHolder>, parent: Optio
         pool: 0,
         nonce: <[u8; 16]>::try_from(record.nonce.as_slice()).ok(),
         parent,
-        holders,
+        holders: Vec::new(),
         lifetime_max: (record.lifetime_end != 0).then_some(lifetime),
         labels: record.labels.clone(),
         search_environment: record.search_environment,

@@ -30,6 +30,7 @@ pub struct Pool {
     records: OwnedFd,
     new: OwnedFd,
     trash: Trash,
+    uuid: String,
     /// Held exclusively, so that a second broker finds out.
     _lock: File,
 }
@@ -82,15 +83,21 @@ impl Pool {
         let records = sub_directory(&scratch, c"leases", &inside)?;
         let new = sub_directory(&scratch, c"new", &inside)?;
         let trash = Trash::open(scratch.as_fd(), &inside.join("trash"))?;
-        if marker.is_none() {
-            write_marker(&root, &scratch, &path)?;
-        }
-        Ok(Self { root, path, scratch, records, new, trash, _lock: lock })
+        let marker = match marker {
+            Some(marker) => marker,
+            None => write_marker(&root, &scratch, &path)?,
+        };
+        Ok(Self { root, path, scratch, records, new, trash, uuid: marker.uuid, _lock: lock })
     }
 
     /// The root's canonical path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What tells this pool from all others.
+    pub fn uuid(&self) -> &str {
+        &self.uuid
     }
 
     /// The root itself.
@@ -364,10 +371,11 @@ fn read_marker(root: &OwnedFd, path: &Path) -> Result<Option<Marker>, RootRefusa
     }
 }
 
-fn write_marker(root: &OwnedFd, scratch: &OwnedFd, path: &Path) -> Result<(), FsError> {
+fn write_marker(root: &OwnedFd, scratch: &OwnedFd, path: &Path) -> Result<Marker, FsError> {
     let error = |errno| FsError::new("write", path.join(".scratch/pool"), errno);
     let marker = Marker::of(root.as_fd()).map_err(error)?;
-    replace(scratch, c"pool", marker.to_text().as_bytes()).map_err(error)
+    replace(scratch, c"pool", marker.to_text().as_bytes()).map_err(error)?;
+    Ok(marker)
 }
 
 fn lease_names(directory: BorrowedFd<'_>, shown: &Path) -> Result<Vec<LeaseId>, FsError> {

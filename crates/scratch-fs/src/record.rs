@@ -47,6 +47,9 @@ pub struct Record {
     /// Look for processes that name it in their environment before it ends.
     #[prost(bool, tag = "13")]
     pub search_environment: bool,
+    /// The id of the next holder; 0 in records of 0.1.0.
+    #[prost(uint32, tag = "21")]
+    pub holder_next: u32,
 }
 
 /// One holder of a record.
@@ -55,6 +58,9 @@ pub struct RecordHolder {
     /// Which kind; absent in records of kinds that this version does not know.
     #[prost(oneof = "RecordHolderKind", tags = "1, 2, 3, 4")]
     pub kind: Option<RecordHolderKind>,
+    /// Its id, the same after a restart; 0 in records of 0.1.0.
+    #[prost(uint32, tag = "15")]
+    pub id: u32,
 }
 
 /// The kinds of holders, and what tells them apart after a restart.
@@ -130,7 +136,7 @@ mod tests {
         Record {
             id: "aaaaaaaaaaaaaaaa".into(),
             uid: 1000,
-            holders: vec![RecordHolder { kind: Some(RecordHolderKind::Process(process)) }],
+            holders: vec![RecordHolder { kind: Some(RecordHolderKind::Process(process)), id: 3 }],
             labels: [("a".to_owned(), "b".to_owned())].into(),
             ..Record::default()
         }
@@ -139,6 +145,14 @@ mod tests {
     #[test]
     fn a_record_comes_back_as_it_was() {
         assert_eq!(Record::from_file(&record().to_file()), Ok(record()));
+    }
+
+    #[test]
+    fn holders_of_later_versions_are_there_without_a_kind() {
+        // Field 9, holders: field 6 of another wire type than any of ours, and the id in field 15.
+        let later = [&[9 << 3 | 2, 4][..], &[6 << 3, 1, 15 << 3, 7]].concat();
+        let record = Record::decode(later.as_slice()).unwrap();
+        assert_eq!(record.holders, [RecordHolder { kind: None, id: 7 }]);
     }
 
     #[test]

@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_connection_takes_the_place_of_a_lost_one() {
         let mut table = table();
-        table.adopt(grant(1, &[lost(30), NewHolder::Descriptor, process(1)]), at(0), at(0));
+        adopt(&mut table, grant(1, &[lost(30), NewHolder::Descriptor, process(1)]), at(0), at(0));
         let wanted = Holder { id: 1, kind: HolderKind::Connection(ConnectionId(5)) };
         assert_eq!(table.attach(id(1), ME, connection(5), at(1)), Ok(wanted));
         assert_eq!(lease(&table, 1).holders()[0], wanted);

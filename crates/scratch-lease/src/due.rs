@@ -143,12 +143,12 @@ mod tests {
     #[test]
     fn deadlines_pass_in_their_time_and_not_before() {
         let mut table = table_with([grant(1, &[ttl(10)]), grant(2, &[ttl(20)])]);
-        table.adopt(grant(3, &[lost(15)]), at(0), at(0));
+        adopt(&mut table, grant(0, &[lost(15)]), at(0), at(0));
         let due = [10, 15, 20].map(|second| {
             assert_eq!((table.next_deadline(), table.due(BootTime(at(second).0 - 1))), (Some(at(second)), vec![]));
             table.due(at(second))
         });
-        assert_eq!(due, [[end(1, gone("ttl"))], [end(3, Reason::RestartGrace)], [end(2, gone("ttl"))]]);
+        assert_eq!(due, [[end(1, gone("ttl"))], [end(0, Reason::RestartGrace)], [end(2, gone("ttl"))]]);
         assert_eq!(table.next_deadline(), None);
         assert_eq!(events(&table, 1)[1..], [EventKind::HolderGone(1), EventKind::Ending(gone("ttl"))]);
     }

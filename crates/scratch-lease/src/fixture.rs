@@ -90,6 +90,11 @@ pub(crate) fn put(table: &mut Table, grant: Grant) {
     table.commit(id, at(0));
 }
 
+/// Adopts a lease whose holders are numbered in their order.
+pub(crate) fn adopt(table: &mut Table, grant: Grant, created: BootTime, now: BootTime) {
+    table.adopt(grant, [], 1, (created, now));
+}
+
 pub(crate) fn lease(table: &Table, number: u8) -> &Lease {
     table.lease(id(number)).expect("the lease is in the table")
 }

@@ -48,6 +48,8 @@ pub enum HolderKind {
     },
     /// Lives until the other end of a passed descriptor is closed.
     Descriptor,
+    /// Of a kind that a later version wrote down: when it ends is unknown, so it holds.
+    Unknown,
 }
 
 impl HolderKind {
@@ -59,6 +61,7 @@ impl HolderKind {
             Self::Process(_) => "process",
             Self::Ttl { .. } => "ttl",
             Self::Descriptor => "descriptor",
+            Self::Unknown => "unknown",
         }
     }
 
@@ -68,7 +71,7 @@ impl HolderKind {
         match self {
             Self::LostConnection { until } | Self::AwaitedConnection { until } => Some(until),
             Self::Ttl { deadline, .. } => Some(deadline),
-            Self::Connection(_) | Self::Process(_) | Self::Descriptor => None,
+            Self::Connection(_) | Self::Process(_) | Self::Descriptor | Self::Unknown => None,
         }
     }
 
@@ -109,6 +112,8 @@ pub enum NewHolder {
     Ttl(Duration),
     /// See [`HolderKind::Descriptor`].
     Descriptor,
+    /// See [`HolderKind::Unknown`].
+    Unknown,
 }
 
 impl NewHolder {
@@ -120,6 +125,7 @@ impl NewHolder {
             Self::Process(process) => HolderKind::Process(process),
             Self::Ttl(granted) => HolderKind::Ttl { granted, deadline: now + granted },
             Self::Descriptor => HolderKind::Descriptor,
+            Self::Unknown => HolderKind::Unknown,
         }
     }
 

@@ -112,6 +112,15 @@ impl Lease {
         holder
     }
 
+    /// A holder with the id that it had; without one, or where another has it, with the next.
+    pub(crate) fn put_back(&mut self, id: HolderId, kind: HolderKind) {
+        self.holder_next = self.holder_next.max(id.saturating_add(1));
+        match self.holders.binary_search_by_key(&id, |holder| holder.id) {
+            Err(place) if id != 0 => self.holders.insert(place, Holder { id, kind }),
+            _ => drop(self.push(kind)),
+        }
+    }
+
     pub(crate) fn take(&mut self, id: HolderId) -> Option<Holder> {
         let place = self.holders.binary_search_by_key(&id, |holder| holder.id).ok()?;
         Some(self.holders.remove(place))
@@ -203,6 +212,12 @@ impl Lease {
     #[must_use]
     pub fn labels(&self) -> &BTreeMap<String, String> {
         &self.labels
+    }
+
+    /// The id that the next holder will have.
+    #[must_use]
+    pub fn holder_next(&self) -> HolderId {
+        self.holder_next
     }
 
     /// How many areas are in it.

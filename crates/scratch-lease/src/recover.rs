@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use crate::{BootTime, LeaseId, NewHolder, ProcessId};
+use crate::{BootTime, ConnectionId, HolderId, LeaseId, NewHolder, ProcessId};
 
 /// The record that a start finds for a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +34,15 @@ pub enum RecordedHolder {
     Process(ProcessId),
     /// What a renewal grants.
     Ttl(Duration),
-    /// A connection of the broker before.
-    Connection,
+    /// A connection of the broker before, and what it is now if it has come through the restart.
+    Connection(Option<ConnectionId>),
     /// A descriptor that was passed to the broker before.
-    Descriptor,
+    Descriptor {
+        /// Whether it has come through the restart.
+        survived: bool,
+    },
+    /// Of a kind that a later version wrote down.
+    Unknown,
 }
 
 /// What is known of a process of a record.
@@ -98,18 +103,23 @@ impl Recovery {
     /// What holds an adopted lease from now on.
     pub fn holders(
         &self,
-        recorded: impl IntoIterator<Item = RecordedHolder>,
+        recorded: impl IntoIterator<Item = (HolderId, RecordedHolder)>,
         now: BootTime,
         mut look_at: impl FnMut(ProcessId) -> Known,
-    ) -> Vec<NewHolder> {
-        let holder = |recorded| match recorded {
-            RecordedHolder::Process(process) => {
-                (look_at(process) != Known::Gone).then_some(NewHolder::Process(process))
-            }
-            RecordedHolder::Ttl(granted) => Some(NewHolder::Ttl(granted)),
-            RecordedHolder::Connection => Some(NewHolder::LostConnection { until: now + self.grace }),
-            // Gone with the broker that held it; the search of environments stands in for it.
-            RecordedHolder::Descriptor => None,
+    ) -> Vec<(HolderId, NewHolder)> {
+        let holder = |(id, recorded)| {
+            let holder = match recorded {
+                RecordedHolder::Process(process) if look_at(process) == Known::Gone => return None,
+                RecordedHolder::Process(process) => NewHolder::Process(process),
+                RecordedHolder::Ttl(granted) => NewHolder::Ttl(granted),
+                RecordedHolder::Connection(Some(connection)) => NewHolder::Connection(connection),
+                RecordedHolder::Connection(None) => NewHolder::LostConnection { until: now + self.grace },
+                RecordedHolder::Descriptor { survived: true } => NewHolder::Descriptor,
+                // Gone with the broker that held it; the search of environments stands in for it.
+                RecordedHolder::Descriptor { survived: false } => return None,
+                RecordedHolder::Unknown => NewHolder::Unknown,
+            };
+            Some((id, holder))
         };
         recorded.into_iter().filter_map(holder).collect()
     }
@@ -153,22 +163,37 @@ mod tests {
     fn only_a_process_that_is_provably_gone_holds_no_more() {
         let start = Recovery::new(true, GRACE);
         let pid = |pid| ProcessId { pid, start_time: 7, pidfd_inode: 0 };
-        let recorded =
-            [RecordedHolder::Process(pid(1)), RecordedHolder::Process(pid(2)), RecordedHolder::Process(pid(3))];
+        let recorded = [1, 2, 3].map(|number| (number, RecordedHolder::Process(pid(number.cast_signed()))));
         let look_at = |process: ProcessId| match process.pid {
             1 => Known::Alive,
             2 => Known::Gone,
             _ => Known::Unknown,
         };
-        assert_eq!(start.holders(recorded, at(0), look_at), [process(1), process(3)]);
+        assert_eq!(start.holders(recorded, at(0), look_at), [(1, process(1)), (3, process(3))]);
     }
 
     #[test]
     fn ttls_and_connections_get_their_time_again_and_descriptors_are_gone() {
         let start = Recovery::new(true, GRACE);
-        let recorded =
-            [RecordedHolder::Descriptor, RecordedHolder::Connection, RecordedHolder::Ttl(Duration::from_secs(5))];
-        assert_eq!(start.holders(recorded, at(10), |_| Known::Gone), [lost(40), ttl(5)]);
+        let ttl_holder = RecordedHolder::Ttl(Duration::from_secs(5));
+        let recorded = [
+            (1, RecordedHolder::Descriptor { survived: false }),
+            (3, RecordedHolder::Connection(None)),
+            (4, ttl_holder),
+        ];
+        assert_eq!(start.holders(recorded, at(10), |_| Known::Gone), [(3, lost(40)), (4, ttl(5))]);
+    }
+
+    #[test]
+    fn what_came_through_holds_on_and_so_does_what_is_of_an_unknown_kind() {
+        let start = Recovery::new(true, GRACE);
+        let recorded = [
+            (1, RecordedHolder::Descriptor { survived: true }),
+            (2, RecordedHolder::Connection(Some(crate::ConnectionId(7)))),
+            (5, RecordedHolder::Unknown),
+        ];
+        let wanted = [(1, NewHolder::Descriptor), (2, connection(7)), (5, NewHolder::Unknown)];
+        assert_eq!(start.holders(recorded, at(10), |_| Known::Gone), wanted);
     }
 
     #[test]

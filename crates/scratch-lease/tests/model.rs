@@ -123,8 +123,8 @@ impl Pair {
                     self.table.lease(*parent).is_some_and(|parent| parent.state() == LeaseState::Granting)
                 };
                 grant.parent = grant.parent.filter(|parent| !granting(parent));
-                self.table.adopt(grant.clone(), now, now);
-                self.naive.insert(grant, now, LeaseState::Live);
+                self.table.adopt(grant.clone(), [], 1, (now, now));
+                self.naive.adopt(grant);
             }
             Step::Commit(lease) => self.commit(self.one(lease, |lease| lease.state == LeaseState::Granting)),
             Step::Forget(lease) => {

@@ -193,6 +193,11 @@ impl Outgoing {
         self.load.unread.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Descriptors that were sent on this connection and perhaps not received.
+    pub(crate) fn unread(&self) -> usize {
+        self.unread.load(Ordering::Relaxed)
+    }
+
     /// Whether so many more may be sent on this connection without passing `limit`. The kernel only tells whether
     /// everything was received, so it is asked when the count says no.
     pub(crate) fn may_send(&self, count: usize, limit: usize) -> Result<bool, Errno> {

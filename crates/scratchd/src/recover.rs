@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use scratch_fs::{Boot, FsError, Record, RecordHolderKind, Torn};
+use scratch_fs::{Boot, FsError, Record, RecordHolder, RecordHolderKind, Torn};
 use scratch_lease::{
-    BootTime, Found, FoundRecord, Grant, HolderKind, Known, LeaseId, NewHolder, ProcessId, RecordedHolder, Recovery,
-    TenantId,
+    BootTime, Found, FoundRecord, Grant, HolderKind, Known, LeaseId, ProcessId, RecordedHolder, Recovery, TenantId,
 };
 
 use crate::broker::Broker;
 use crate::clock;
 use crate::debt::{Debt, Subject};
+use crate::parked::Survived;
 use crate::peer::Identity;
 use crate::process::HeldProcess;
 
@@ -35,6 +35,8 @@ struct Start {
     recovery: Recovery,
     /// Processes that were looked for once: many leases have the same.
     processes: HashMap<ProcessId, Known>,
+    /// What has survived the broker before.
+    survived: Survived,
 }
 
 impl Broker {
@@ -42,7 +44,12 @@ impl Broker {
     ///
     /// # Errors
     /// When records, directories or trash can't be read: then nothing is known, and nothing was ended.
-    pub(crate) fn recover(self: &Arc<Self>, boot: &Boot, last: Option<&Boot>) -> Result<Recovered, FsError> {
+    pub(crate) fn recover(
+        self: &Arc<Self>,
+        boot: &Boot,
+        last: Option<&Boot>,
+        survived: Survived,
+    ) -> Result<Recovered, FsError> {
         let same_boot = last.is_none_or(|last| last.id == boot.id);
         let records = self.pool.records()?;
         let directories: HashSet<_> = self.pool.lease_directories()?.into_iter().collect();
@@ -56,7 +63,7 @@ impl Broker {
         }
         let recorded: HashSet<_> = records.iter().map(|(lease, _)| *lease).collect();
         let recovery = Recovery::new(same_boot, self.settings.get().grace);
-        let mut start = Start { recovery, processes: HashMap::new() };
+        let mut start = Start { recovery, processes: HashMap::new(), survived };
         // First of all: children must find that nothing is known of their parent.
         let unrecorded = directories.difference(&recorded).map(|lease| (*lease, None));
         let found = in_order_of_age(records).into_iter().map(|(lease, record)| (lease, Some(record)));
@@ -83,6 +90,7 @@ impl Broker {
                 }
             }
         }
+        self.side.close(start.survived.descriptors.into_values().collect());
         self.pool.set_boot(boot)?;
         self.end_the_dead();
         Ok(recovered)
@@ -98,7 +106,8 @@ impl Broker {
         let parent = start.recovery.parent(record.parent.parse().ok());
         let now = clock::now();
         let mut found = HashMap::new();
-        let recorded = record.holders.iter().filter_map(|holder| holder.kind.as_ref()).map(recorded_holder);
+        let recorded = record.holders.iter().map(|holder| (holder.id, start.recorded_holder(lease, holder)));
+        let recorded: Vec<_> = recorded.collect();
         let holders = start.recovery.holders(recorded, now, |process| {
             *start.processes.entry(process).or_insert_with(|| find(process, &mut found))
         });
@@ -106,10 +115,18 @@ impl Broker {
         let holders = {
             let mut state = self.lock();
             state.identities.insert(lease, Arc::new(identity));
-            state.table.adopt(grant_of(lease, record, holders, parent), BootTime(record.created), now);
+            let times = (BootTime(record.created), now);
+            state.table.adopt(grant_of(lease, record, parent), holders, record.holder_next, times);
             state.table.lease(lease).map(|lease| lease.holders().to_vec()).unwrap_or_default()
         };
         for holder in holders {
+            if holder.kind == HolderKind::Descriptor
+                && let Some(socket) = start.survived.descriptors.remove(&(lease, holder.id))
+                && let Err((errno, socket)) = self.watch.socket(socket, (lease, holder.id))
+            {
+                tracing::error!(%lease, %errno, "a passed socket can't be watched; its lease lives until it is revoked");
+                self.side.close(vec![socket]);
+            }
             if let HolderKind::Process(process) = holder.kind
                 && !self.watch.also(process, (lease, holder.id))
                 && let Some(held) = found.remove(&process)
@@ -157,16 +174,28 @@ fn in_order_of_age(mut records: Vec<scratch_fs::FoundRecord>) -> Vec<scratch_fs:
     records
 }
 
-fn recorded_holder(kind: &RecordHolderKind) -> RecordedHolder {
-    match kind {
-        RecordHolderKind::Process(process) => RecordedHolder::Process(ProcessId {
-            pid: process.pid,
-            start_time: process.start_time,
-            pidfd_inode: process.pidfd_inode,
-        }),
-        RecordHolderKind::Ttl(granted) => RecordedHolder::Ttl(Duration::from_nanos(*granted)),
-        RecordHolderKind::Connection(_) => RecordedHolder::Connection,
-        RecordHolderKind::Descriptor(_) => RecordedHolder::Descriptor,
+impl Start {
+    /// A holder as its record names it, and what it is now if it has come through the restart.
+    fn recorded_holder(&self, lease: LeaseId, holder: &RecordHolder) -> RecordedHolder {
+        let key = (lease, holder.id);
+        match &holder.kind {
+            Some(RecordHolderKind::Process(process)) => RecordedHolder::Process(ProcessId {
+                pid: process.pid,
+                start_time: process.start_time,
+                pidfd_inode: process.pidfd_inode,
+            }),
+            Some(RecordHolderKind::Ttl(granted)) => RecordedHolder::Ttl(Duration::from_nanos(*granted)),
+            Some(RecordHolderKind::Connection(_)) => {
+                RecordedHolder::Connection(self.survived.connections.get(&key).copied())
+            }
+            Some(RecordHolderKind::Descriptor(_)) => {
+                RecordedHolder::Descriptor { survived: self.survived.descriptors.contains_key(&key) }
+            }
+            None => {
+                tracing::warn!(%lease, holder = holder.id, "held by what a later version knows: kept until revoked");
+                RecordedHolder::Unknown
+            }
+        }
     }
 }
 
@@ -185,7 +214,7 @@ fn find(wanted: ProcessId, found: &mut HashMap<ProcessId, HeldProcess>) -> Known
     }
 }
 
-fn grant_of(id: LeaseId, record: &Record, holders: Vec<NewHolder>, parent: Option<LeaseId>) -> Grant {
+fn grant_of(id: LeaseId, record: &Record, parent: Option<LeaseId>) -> Grant {
     let lifetime = BootTime(record.lifetime_end).duration_since(BootTime(record.created));
     Grant {
         id,
@@ -193,7 +222,7 @@ fn grant_of(id: LeaseId, record: &Record, holders: Vec<NewHolder>, parent: Optio
         pool: 0,
         nonce: <[u8; 16]>::try_from(record.nonce.as_slice()).ok(),
         parent,
-        holders,
+        holders: Vec::new(),
         lifetime_max: (record.lifetime_end != 0).then_some(lifetime),
         labels: record.labels.clone(),
         search_environment: record.search_environment,

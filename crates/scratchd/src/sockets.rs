@@ -1,12 +1,14 @@
-//! The runtime directory and its two sockets.
+//! The runtime directory and its two sockets, made here or handed over.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use scratch_fs::FsError;
+
+use crate::store::Inherited;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -16,6 +18,26 @@ const BACKLOG: i32 = 1024;
 pub(crate) struct Sockets {
     pub(crate) grpc: OwnedFd,
     pub(crate) handle: OwnedFd,
+    /// Those that a broker has made: one of a socket unit is the unit's, and so is its name.
+    pub(crate) ours: Vec<Ours>,
+}
+
+/// A socket that a broker has made.
+#[derive(Debug)]
+pub(crate) struct Ours {
+    pub(crate) socket: OwnedFd,
+    pub(crate) name: SocketName,
+}
+
+/// A name in the runtime directory, and what it named when the socket was made.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SocketName {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(uint64, tag = "2")]
+    device: u64,
+    #[prost(uint64, tag = "3")]
+    inode: u64,
 }
 
 /// The daemon's directory: the option, SCRATCHD_RUNTIME_DIR, a user's own for a session, else /run/scratchd.
@@ -54,30 +76,67 @@ pub(crate) fn open_runtime(path: &Path) -> Result<OwnedFd, FsError> {
     Ok(opened)
 }
 
-/// Makes both sockets, each with its mode from the start. A stale one is replaced; a file that is no socket is not.
-///
-/// # Errors
-/// With the path that failed.
-pub(crate) fn make(directory: &OwnedFd, path: &Path, mode: u32) -> Result<Sockets, FsError> {
-    Ok(Sockets {
-        grpc: listening(directory, path, "grpc.sock", SocketType::STREAM, mode)?,
-        handle: listening(directory, path, "handle.sock", SocketType::SEQPACKET, mode)?,
-    })
-}
-
-/// Takes the names away, so that clients start another broker.
-pub(crate) fn remove(directory: &OwnedFd) {
-    for name in ["grpc.sock", "handle.sock"] {
-        // A missing one is what is wanted; one that stays is stale, and clients see that.
-        let _ = rustix::fs::unlinkat(directory, name, AtFlags::empty());
+impl Sockets {
+    /// Takes those that a socket unit or the broker before has handed over, and makes the others, each with its mode from
+    /// the start. A stale one is replaced; a file that is no socket is not.
+    ///
+    /// # Errors
+    /// With the path that failed.
+    pub(crate) fn take_or_make(
+        (directory, path): (&OwnedFd, &Path),
+        mode: u32,
+        inherited: &mut Inherited,
+        left: &[SocketName],
+    ) -> Result<Self, FsError> {
+        let mut ours = Vec::new();
+        let mut one = |name, kind| {
+            if let Some(socket) = take(&mut inherited.of_units, kind) {
+                return Ok(socket);
+            }
+            let shown = path.join(name);
+            let is_left = || name_of(directory, name).is_ok_and(|name| left.contains(&name));
+            let socket = match take(&mut inherited.listeners, kind).filter(|_| is_left()) {
+                Some(socket) => socket,
+                None => listening(directory, &shown, name, kind, mode)?,
+            };
+            let error = |errno| FsError::new("look at", &shown, errno);
+            let copy = rustix::io::fcntl_dupfd_cloexec(&socket, 0).map_err(error)?;
+            ours.push(Ours { socket: copy, name: name_of(directory, name).map_err(error)? });
+            Ok(socket)
+        };
+        let (grpc, handle) = (one("grpc.sock", SocketType::STREAM)?, one("handle.sock", SocketType::SEQPACKET)?);
+        Ok(Self { grpc, handle, ours })
     }
 }
 
-fn listening(directory: &OwnedFd, path: &Path, name: &str, kind: SocketType, mode: u32) -> Result<OwnedFd, FsError> {
-    let shown = path.join(name);
-    remove_stale(directory, name, &shown)?;
+/// Takes the names away, so that clients start another broker.
+pub(crate) fn remove(directory: &OwnedFd, ours: &[Ours]) {
+    for one in ours {
+        // A missing one is what is wanted; one that stays is stale, and clients see that.
+        let _ = rustix::fs::unlinkat(directory, one.name.name.as_str(), AtFlags::empty());
+    }
+}
+
+/// A listener of this kind, made not to block.
+fn take(listeners: &mut Vec<OwnedFd>, kind: SocketType) -> Option<OwnedFd> {
+    let fits = |socket: &OwnedFd| {
+        sockopt::socket_domain(socket) == Ok(AddressFamily::UNIX)
+            && sockopt::socket_acceptconn(socket) == Ok(true)
+            && sockopt::socket_type(socket) == Ok(kind)
+            && rustix::io::ioctl_fionbio(socket, true).is_ok()
+    };
+    listeners.iter().position(fits).map(|place| listeners.remove(place))
+}
+
+fn name_of(directory: &OwnedFd, name: &str) -> Result<SocketName, Errno> {
+    let found = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(SocketName { name: name.to_owned(), device: found.st_dev, inode: found.st_ino })
+}
+
+fn listening(directory: &OwnedFd, shown: &Path, name: &str, kind: SocketType, mode: u32) -> Result<OwnedFd, FsError> {
+    remove_stale(directory, name, shown)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let error = |errno| FsError::new("listen at", &shown, errno);
+    let error = |errno| FsError::new("listen at", shown, errno);
     let socket = socket_with(AddressFamily::UNIX, kind, flags, None).map_err(error)?;
     // The mode of an unbound socket is the mode of the name that bind makes, for no instant another.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode)).map_err(error)?;

@@ -12,11 +12,17 @@ use crate::broker::{Broker, Parts};
 use crate::channel::Channels;
 use crate::config::{Config, ConfigError};
 use crate::options::DaemonOptions;
+use crate::parked::{self, Resumed};
 use crate::settings::Settings;
+use crate::sockets::Sockets;
+use crate::store::{self, Inherited};
 use crate::{grpc, log, ready, settings, sockets};
 
 /// Threads that free ended trees.
 const REAPERS: usize = 2;
+
+/// How long gRPC calls may take to end when the broker stops.
+const STOP_FOR_MAX: Duration = Duration::from_secs(6);
 
 /// Why the daemon does not run. Each has an exit code of sysexits(3).
 #[derive(Debug, thiserror::Error)]
@@ -65,18 +71,24 @@ impl StartError {
 pub fn run(options: &DaemonOptions) -> Result<(), StartError> {
     scratch_fs::clear_umask();
     log::start(options.log_format);
+    let inherited = Inherited::take();
     let ready = ready::Ready::from_environment();
-    let started = start(options).inspect_err(|error| ready.failed(error))?;
+    let started = start(options, inherited).inspect_err(|error| ready.failed(error))?;
     match started.serve(options, ready)? {
-        Ended::Told => Ok(()),
+        Ended::Told | Ended::Finished => Ok(()),
         // Somebody came just before the door was shut: another broker takes over what was granted.
         Ended::StillNeeded => Err(again().into()),
     }
 }
 
 /// How serving ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Ended {
+    /// By a signal: another broker follows, as far as anybody knows.
     Told,
+    /// All is done.
+    Finished,
+    /// Idle, or so it seemed.
     StillNeeded,
 }
 
@@ -85,18 +97,24 @@ fn again() -> std::io::Error {
     use std::os::unix::process::CommandExt;
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
-    std::process::Command::new("/proc/self/exe").arg0(name).args(arguments).env_remove("SCRATCHD_READY_FD").exec()
+    std::process::Command::new("/proc/self/exe")
+        .arg0(name)
+        .args(arguments)
+        .env_remove("SCRATCHD_READY_FD")
+        .env_remove("LISTEN_FDS")
+        .exec()
 }
 
 /// A broker that has recovered its pool and has its sockets, before the first request.
 struct Started {
     broker: Arc<Broker>,
     runtime: OwnedFd,
-    grpc: OwnedFd,
-    handle: OwnedFd,
+    sockets: Sockets,
+    /// Connections of the broker before.
+    resumed: Vec<Resumed>,
 }
 
-fn start(options: &DaemonOptions) -> Result<Started, StartError> {
+fn start(options: &DaemonOptions, mut inherited: Inherited) -> Result<Started, StartError> {
     let session = options.session || !rustix::process::geteuid().is_root();
     check_rights()?;
     raise_descriptor_limit();
@@ -113,14 +131,18 @@ fn start(options: &DaemonOptions) -> Result<Started, StartError> {
     let generation = boot.generation;
     let parts = Parts { config, pool, runtime: runtime_path.clone(), session, settings, generation };
     let broker = Arc::new(Broker::new(parts)?);
-    let recovered = broker.recover(&boot, last.as_ref())?;
+    let unparked = broker.unpark(std::mem::take(&mut inherited.parked), generation - 1);
+    let recovered = broker.recover(&boot, last.as_ref(), unparked.survived)?;
     tracing::info!(
         pool = %broker.pool.path().display(), generation,
-        adopted = recovered.adopted, ended = recovered.ended, trash = recovered.trash, "pool opened"
+        adopted = recovered.adopted, ended = recovered.ended, trash = recovered.trash,
+        connections = unparked.connections.len(), "pool opened"
     );
-    let sockets = sockets::make(&runtime, &runtime_path, if session { 0o600 } else { 0o666 })?;
+    let mode = if session { 0o600 } else { 0o666 };
+    let sockets = Sockets::take_or_make((&runtime, &runtime_path), mode, &mut inherited, &unparked.listeners)?;
+    store::empty();
     fresh.0.clear();
-    Ok(Started { broker, runtime, grpc: sockets.grpc, handle: sockets.handle })
+    Ok(Started { broker, runtime, sockets, resumed: unparked.connections })
 }
 
 /// Directories that this start has made: a start that fails leaves nothing behind.
@@ -146,12 +168,13 @@ impl Drop for Fresh {
 
 impl Started {
     fn serve(self, options: &DaemonOptions, ready: ready::Ready) -> Result<Ended, StartError> {
-        let Self { broker, runtime, grpc, handle } = self;
+        let Self { broker, runtime, sockets: Sockets { grpc, handle, ours }, resumed } = self;
         start_threads(&broker)?;
         let channels = Channels::start(&broker, handle)?;
+        channels.resume(&broker, resumed);
         broker.channels.set(channels).expect("this is the only start");
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let told = tokio.block_on(async {
+        let (ended, connections) = tokio.block_on(async {
             let mut stop = Stop::listen()?;
             broker.tokio.set(tokio::runtime::Handle::current()).expect("this is the only start");
             let mut stopping = broker.stopping.subscribe();
@@ -166,25 +189,39 @@ impl Started {
                 tokio::spawn(settings::follow(Arc::clone(&broker), file, hangup));
             }
             ready.tell(&broker);
-            let told = tokio::select! {
-                () = stop.signalled() => true,
-                () = broker.drained() => true,
-                () = idle(&broker, options.idle_exit) => false,
+            let ended = tokio::select! {
+                () = stop.signalled() => Ended::Told,
+                () = broker.drained() => Ended::Finished,
+                () = idle(&broker, options.idle_exit) => Ended::StillNeeded,
             };
-            tracing::info!("{}", if told { "stopping; leases stay for the next broker" } else { "idle, stopping" });
+            let why = if ended == Ended::StillNeeded {
+                "idle, stopping"
+            } else {
+                "stopping; leases stay for the next broker"
+            };
+            tracing::info!("{why}");
             ready::stopping();
-            sockets::remove(&runtime);
+            if ended != Ended::Told || !store::is_there() {
+                sockets::remove(&runtime, &ours);
+            }
             broker.stopping.send_replace(true);
             let channels = Arc::clone(&broker);
             // The threads wait for what they owe, 5 s at most.
             let threads = tokio::task::spawn_blocking(move || channels.channels.get().map(Channels::stop));
-            let _ = tokio::time::timeout(Duration::from_secs(6), async { tokio::join!(threads, server) }).await;
-            Ok::<_, std::io::Error>(told)
+            let (threads, _) = tokio::join!(threads, tokio::time::timeout(STOP_FOR_MAX, server));
+            Ok::<_, std::io::Error>((ended, threads.ok().flatten().unwrap_or_default()))
         })?;
+        if ended == Ended::Told
+            && store::is_there()
+            && let Err(errno) = parked::park(&broker, &connections, &ours)
+        {
+            tracing::warn!(%errno, "nothing is kept for the next broker; clients come again");
+            sockets::remove(&runtime, &ours);
+        }
         // Reaper and watcher end with the process: what they leave half done is what a start finds.
         tokio.shutdown_background();
-        let still_needed = !told && broker.lock().table.totals().leases > 0;
-        Ok(if still_needed { Ended::StillNeeded } else { Ended::Told })
+        let still_needed = ended == Ended::StillNeeded && broker.lock().table.totals().leases > 0;
+        Ok(if still_needed { ended } else { Ended::Finished })
     }
 }
 

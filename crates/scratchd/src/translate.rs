@@ -58,6 +58,7 @@ pub(crate) fn holder(holder: &scratch_lease::Holder) -> v1::Holder {
             Kind::Ttl(TtlInfo { granted_ttl: Some(wire_duration(granted)), expire_time: Some(timestamp(deadline)) })
         }
         HolderKind::Descriptor => Kind::Descriptor(DescriptorInfo {}),
+        HolderKind::Unknown => return v1::Holder { id: holder.id, kind: None },
     };
     v1::Holder { id: holder.id, kind: Some(kind) }
 }
@@ -126,6 +127,7 @@ pub(crate) fn record(state: &State, lease: &Lease) -> Record {
         labels: lease.labels().clone(),
         lifetime_end: lease.lifetime_end().map_or(0, |time| time.0),
         search_environment: lease.search_environment() && !ends,
+        holder_next: lease.holder_next(),
     }
 }
 
@@ -142,8 +144,10 @@ fn record_holder(holder: &scratch_lease::Holder) -> scratch_fs::RecordHolder {
         }),
         HolderKind::Ttl { granted, .. } => RecordHolderKind::Ttl(u64::try_from(granted.as_nanos()).unwrap_or(u64::MAX)),
         HolderKind::Descriptor => RecordHolderKind::Descriptor(true),
+        // As it was found.
+        HolderKind::Unknown => return scratch_fs::RecordHolder { kind: None, id: holder.id },
     };
-    scratch_fs::RecordHolder { kind: Some(kind) }
+    scratch_fs::RecordHolder { kind: Some(kind), id: holder.id }
 }
 
 /// A debt.

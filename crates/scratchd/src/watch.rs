@@ -114,6 +114,18 @@ impl Watch {
         Ok(())
     }
 
+    /// Gives up all passed sockets, for the next broker to watch.
+    pub(crate) fn give_up_sockets(&self) -> Vec<(HolderKey, OwnedFd)> {
+        let mut watched = self.lock();
+        watched.socket_tokens.clear();
+        let sockets = std::mem::take(&mut watched.sockets);
+        for (socket, _) in sockets.values() {
+            // An error means only that it never was in the set.
+            let _ = epoll::delete(&self.epoll, socket);
+        }
+        sockets.into_values().map(|(socket, holder)| (holder, socket)).collect()
+    }
+
     /// Stops watching for a holder whose lease has ended. A passed socket is returned, to be closed where that may block.
     pub(crate) fn forget(&self, holder: HolderKey, process: Option<ProcessId>) -> Option<OwnedFd> {
         let mut watched = self.lock();

@@ -75,6 +75,7 @@ fn kind(new: NewHolder, now: BootTime) -> HolderKind {
         NewHolder::Process(process) => HolderKind::Process(process),
         NewHolder::Ttl(granted) => HolderKind::Ttl { granted, deadline: now + granted },
         NewHolder::Descriptor => HolderKind::Descriptor,
+        NewHolder::Unknown => HolderKind::Unknown,
     }
 }
 
@@ -117,6 +118,21 @@ impl Naive {
             }
         }
         self.leases.push(lease);
+    }
+
+    /// As granted, but times are longer by up to a quarter and 10 s.
+    pub(crate) fn adopt(&mut self, grant: Grant) {
+        let (id, now) = (grant.id, self.now);
+        self.insert(grant, now, LeaseState::Live);
+        let Some(adopted) = self.leases.last_mut() else { return };
+        let longer = |time: Duration| id.part_of((time / 4).min(Duration::from_secs(10)));
+        for (_, kind) in &mut adopted.holders {
+            match kind {
+                HolderKind::Ttl { granted, deadline } => *deadline = *deadline + longer(*granted),
+                HolderKind::LostConnection { until } => *until = *until + longer(until.duration_since(now)),
+                _ => {}
+            }
+        }
     }
 
     pub(crate) fn grant(&mut self, grant: Grant) -> Result<Granted, Refusal> {

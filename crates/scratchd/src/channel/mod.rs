@@ -6,7 +6,7 @@ mod dispatch;
 mod serve;
 mod thread;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -15,8 +15,13 @@ use rustix::thread::CpuSet;
 use scratch_proto::v1;
 
 use crate::broker::Broker;
-use crate::channel::connection::Connection;
+pub(crate) use crate::channel::connection::Connection;
+use crate::channel::connection::Sent;
 pub(crate) use crate::channel::dispatch::lease_key;
+use crate::channel::serve::of_broker;
+use crate::client::{Client, Road};
+use crate::parked::Resumed;
+use crate::peer::Peer;
 
 /// Channel threads at most, however many CPUs there are.
 const THREADS_MAX: usize = 16;
@@ -51,7 +56,7 @@ pub(crate) struct Channels {
     boxes: Vec<MailBox>,
     /// Which of the threads runs on which CPU.
     cpus: Vec<usize>,
-    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    threads: Mutex<Vec<std::thread::JoinHandle<Vec<Connection>>>>,
 }
 
 impl std::fmt::Debug for Channels {
@@ -83,7 +88,7 @@ impl Channels {
                 if let Err(errno) = rustix::thread::sched_setaffinity(None, &own) {
                     tracing::debug!(%errno, cpu, "a channel thread goes where the kernel puts it");
                 }
-                thread.run(number);
+                thread.run(number)
             };
             threads.push(std::thread::Builder::new().name(name).spawn(run)?);
         }
@@ -105,16 +110,61 @@ impl Channels {
         }
     }
 
-    /// Stops reading and waits until every thread has sent what it owes, or given up after 5 s.
-    pub(crate) fn stop(&self) {
+    /// Stops reading and waits until every thread has sent what it owes, or given up after 5 s. Gives the connections on
+    /// which nothing is owed: another broker can go on with them.
+    pub(crate) fn stop(&self) -> Vec<Connection> {
         for mail in &self.boxes {
             mail.send(Mail::Stop);
         }
         let threads = std::mem::take(&mut *self.threads.lock().expect("a thread that panics ends the process"));
-        for thread in threads {
-            // With panic = "abort" a thread can't have panicked.
-            let _ = thread.join();
+        // With panic = "abort" a thread can't have panicked.
+        let mut connections: Vec<_> =
+            threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect();
+        // One that followed its client to a thread that had stopped by then.
+        for mail in self.boxes.iter().flat_map(MailBox::take) {
+            if let Mail::Follow { connection, .. } = mail {
+                connections.push(*connection);
+            }
         }
+        connections
+    }
+
+    /// Goes on with connections of the broker before. Each is told: what was asked and not read then is read now, once.
+    pub(crate) fn resume(&self, broker: &Broker, resumed: Vec<Resumed>) {
+        let generation = broker.lock().table.generation();
+        let restarted = of_broker(v1::channel_response::Result::Restarted(v1::Restarted { generation }));
+        for (one, mail) in resumed.into_iter().zip(self.boxes.iter().cycle()) {
+            let id = one.id;
+            let resumed = broker.resume(one).map(|client| {
+                let mut connection = Connection::new(client);
+                let sent = connection.reply(&restarted, Vec::new(), Vec::new, &mut Vec::new());
+                (sent, connection)
+            });
+            match resumed {
+                Some((Sent::All | Sent::Blocked, connection)) => {
+                    mail.send(Mail::Follow { token: id.0, connection: Box::new(connection) });
+                }
+                // Its client has gone meanwhile, or may not have so many any more.
+                Some((Sent::Closed, _)) | None => broker.connection_closed(id),
+            }
+        }
+    }
+}
+
+impl Broker {
+    /// The client of a connection of the broker before, looked at anew: the kernel still names its peer.
+    fn resume(&self, one: Resumed) -> Option<Client> {
+        let settings = self.settings.get();
+        let peer = Peer::of(one.socket.as_fd(), settings.admin_group).ok()?;
+        let seat = self.loads.join(peer.identity.uid, settings.limits.connections)?;
+        let mut client = Client::new(one.socket, peer, (one.id, Road::Channel), seat);
+        client.outgoing.sent(one.unread);
+        let state = self.lock();
+        let own = one.own_lease.and_then(|lease| state.table.lease(lease));
+        client.own_lease = own.map(scratch_lease::Lease::id);
+        client.untold = own.filter(|_| one.untold).map(|own| self.wire_grant(own, state.table.generation(), ""));
+        drop(state);
+        Some(client)
     }
 }
 

@@ -90,7 +90,8 @@ impl Thread {
         })
     }
 
-    pub(crate) fn run(mut self, number: usize) {
+    /// Until it is stopped. Gives the connections on which nothing is owed and nothing is under way.
+    pub(crate) fn run(mut self, number: usize) -> Vec<Connection> {
         self.number = number;
         let mut events = Vec::with_capacity(64);
         while !self.has_stopped() {
@@ -106,9 +107,15 @@ impl Thread {
                 self.accept_at = listen(&self.epoll, &self.listener).err().map(|_| Instant::now() + NO_ACCEPT_FOR);
             }
         }
+        let mut kept = Vec::with_capacity(self.connections.len());
         for (token, connection) in std::mem::take(&mut self.connections) {
-            self.close(token, connection);
+            if owes(&connection) {
+                self.close(token, connection);
+            } else {
+                kept.push(connection);
+            }
         }
+        kept
     }
 
     fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> usize {
@@ -143,10 +150,7 @@ impl Thread {
     }
 
     fn has_stopped(&self) -> bool {
-        self.stop_at.is_some_and(|end| {
-            let owes = |connection: &Connection| connection.is_blocked() || !connection.under_way.is_empty();
-            Instant::now() >= end || !self.connections.values().any(owes)
-        })
+        self.stop_at.is_some_and(|end| Instant::now() >= end || !self.connections.values().any(owes))
     }
 
     fn accept(&mut self) {
@@ -331,6 +335,11 @@ impl Thread {
         }
         self.broker.connection_closed(ConnectionId(token));
     }
+}
+
+/// Whether something is still to be sent on it.
+fn owes(connection: &Connection) -> bool {
+    connection.is_blocked() || !connection.under_way.is_empty()
 }
 
 /// Waits for connections, one thread woken for each.

@@ -51,7 +51,11 @@ mod tests {
         assert!(table.attach(id(3), ME, process(2), at(0)).is_ok());
         let due = table.due(at(0));
         assert_eq!(due.len(), 3);
-        for wanted in [end(1, gone("none")), Due::Search(id(2)), end(3, Reason::ParentEnded(id(9)))] {
+        for wanted in [
+            end(1, Reason::HoldersGone { last: None, grace: std::time::Duration::ZERO }),
+            Due::Search(id(2)),
+            end(3, Reason::ParentEnded(id(9))),
+        ] {
             assert!(due.contains(&wanted), "{wanted:?}");
         }
     }

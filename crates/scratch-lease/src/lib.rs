@@ -24,7 +24,7 @@ pub use area::{AreaKey, AreaKind, ReservedAreas};
 pub use due::Due;
 pub use event::{Compacted, Event, EventKind};
 pub use grant::Granted;
-pub use holder::{ConnectionId, Holder, HolderId, HolderKind, NewHolder, ProcessId};
+pub use holder::{CgroupId, ConnectionId, Holder, HolderId, HolderKind, Last, NewHolder, Parting, ProcessId};
 pub use id::{LeaseId, LeaseIdError};
 pub use lease::{Grant, Lease, LeaseState};
 pub use limits::Limits;

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use scratch_fs::{Boot, FoundRecord, FsError, Record, RecordHolderKind, Torn};
-use scratch_lease::{BootTime, Grant, HolderKind, LeaseId, NewHolder, ProcessId, TenantId};
+use scratch_lease::{BootTime, CgroupId, Grant, HolderKind, LeaseId, NewHolder, Parting, ProcessId, TenantId};
 
 use crate::broker::Broker;
+use crate::cgroup::{Cgroup, Found, KnownCgroup, Mounts};
 use crate::clock;
 use crate::debt::{Debt, Subject};
 use crate::peer::Identity;
@@ -42,6 +43,19 @@ struct Start {
     processes: HashMap<ProcessId, Known>,
     /// Leases that are kept because nothing is known of them.
     kept: HashSet<LeaseId>,
+    /// Where cgroups are looked for; read once.
+    mounts: Option<Mounts>,
+}
+
+/// What was found of one lease's holders.
+#[derive(Debug, Default)]
+struct Evidence {
+    processes: HashMap<ProcessId, HeldProcess>,
+    cgroups: HashMap<CgroupId, Cgroup>,
+    /// What is to be written into its record again, also of those that could not be looked at.
+    known: Vec<Arc<KnownCgroup>>,
+    /// Those that ended since.
+    gone: Vec<(HolderKind, Parting)>,
 }
 
 impl Broker {
@@ -106,41 +120,38 @@ impl Broker {
         // A parent that is kept because it is unknown must not end its children.
         let parent = record.parent.parse().ok().filter(|parent| !start.kept.contains(parent));
         let now = clock::now();
-        let until = now + self.settings.get().grace;
-        let mut found = HashMap::new();
-        let mut holders = Vec::new();
-        for holder in record.holders.iter().filter_map(|holder| holder.kind.as_ref()) {
-            match holder {
-                RecordHolderKind::Process(process) => {
-                    let id = ProcessId {
-                        pid: process.pid,
-                        start_time: process.start_time,
-                        pidfd_inode: process.pidfd_inode,
-                    };
-                    let known = *start.processes.entry(id).or_insert_with(|| find(id, &mut found));
-                    if known != Known::Gone {
-                        holders.push(NewHolder::Process(id));
-                    }
-                }
-                RecordHolderKind::Ttl(granted) => holders.push(NewHolder::Ttl(Duration::from_nanos(*granted))),
-                RecordHolderKind::Connection(_) => holders.push(NewHolder::LostConnection { until }),
-                // Gone with the broker that held it; the search of environments stands in for it.
-                RecordHolderKind::Descriptor(_) => {}
-            }
-        }
+        // Lost connections come back within the restart's grace, or the lease's own.
+        let until = now + self.settings.get().grace.max(Duration::from_nanos(record.grace));
+        let mut found = Evidence::default();
+        let recorded = record.holders.iter().filter_map(|holder| holder.kind.as_ref());
+        let holders = recorded.map(|holder| start.holder(holder, until, &mut found)).collect();
         let identity = Identity { uid: record.uid, gid: record.gid, groups: record.groups.clone() };
         let holders = {
             let mut state = self.lock();
             state.identities.insert(lease, Arc::new(identity));
             state.table.adopt(grant_of(lease, record, holders, parent), BootTime(record.created), now);
-            state.table.lease(lease).map(|lease| lease.holders().to_vec()).unwrap_or_default()
+            let holders = state.table.lease(lease).map(|lease| lease.holders().to_vec()).unwrap_or_default();
+            // They came with the others and go at once, so that it is known which was the last.
+            for holder in &holders {
+                let how = found.gone.iter().find(|(kind, _)| *kind == holder.kind);
+                how.into_iter().for_each(|(_, how)| state.table.holder_parted(lease, holder.id, *how));
+            }
+            if let Some(lease) = state.table.lease(lease) {
+                found.known.iter().for_each(|cgroup| self.cgroups.add(lease, cgroup));
+            }
+            holders
         };
         for holder in holders {
-            if let HolderKind::Process(process) = holder.kind
-                && !self.watch.also(process, (lease, holder.id))
-                && let Some(held) = found.remove(&process)
-            {
-                self.watch_process(lease, holder.id, held);
+            match holder.kind {
+                HolderKind::Process(process) if !self.watch.also(process, (lease, holder.id)) => {
+                    let held = found.processes.remove(&process);
+                    held.into_iter().for_each(|held| self.watch_process(lease, holder.id, held));
+                }
+                HolderKind::Cgroup(id) => {
+                    let cgroup = found.cgroups.remove(&id);
+                    cgroup.into_iter().for_each(|cgroup| self.watch_cgroup(lease, holder.id, cgroup));
+                }
+                _ => {}
             }
         }
         true
@@ -154,7 +165,7 @@ impl Broker {
         tracing::warn!(%lease, path = %debt.path.display(), blocker = %debt.blocker, "a dead lease can't be put away yet");
         self.reaper.owe(*debt);
         if let Some(record) = record {
-            let unheld = Record { holders: Vec::new(), search_environment: false, ..record };
+            let unheld = Record { holders: Vec::new(), search_environment: false, grace: 0, ..record };
             if let Err(error) = self.pool.write_record(lease, &unheld) {
                 tracing::warn!(%lease, %error, "its record still names holders, ignoring");
             }
@@ -185,6 +196,47 @@ fn in_order_of_age(mut records: Vec<FoundRecord>) -> Vec<FoundRecord> {
     records
 }
 
+impl Start {
+    /// A holder as it comes into the table again, and what was found of it.
+    fn holder(&mut self, recorded: &RecordHolderKind, until: BootTime, found: &mut Evidence) -> NewHolder {
+        match recorded {
+            RecordHolderKind::Process(process) => {
+                let id =
+                    ProcessId { pid: process.pid, start_time: process.start_time, pidfd_inode: process.pidfd_inode };
+                let known = *self.processes.entry(id).or_insert_with(|| find(id, &mut found.processes));
+                if known == Known::Gone {
+                    found.gone.push((HolderKind::Process(id), Parting::Lost));
+                }
+                NewHolder::Process(id)
+            }
+            RecordHolderKind::Ttl(granted) => NewHolder::Ttl(Duration::from_nanos(*granted)),
+            RecordHolderKind::Connection(_) => NewHolder::LostConnection { until },
+            RecordHolderKind::Descriptor(_) => {
+                // Gone with the broker that held it; the search of environments stands in for it.
+                found.gone.push((HolderKind::Descriptor, Parting::Lost));
+                NewHolder::Descriptor
+            }
+            RecordHolderKind::Cgroup(cgroup) => {
+                let id = CgroupId(cgroup.inode);
+                match Cgroup::find(self.mounts.get_or_insert_with(Mounts::read), cgroup) {
+                    Found::There(cgroup) => {
+                        found.known.push(Arc::clone(&cgroup.known));
+                        found.cgroups.insert(id, cgroup);
+                    }
+                    Found::Gone(how) => found.gone.push((HolderKind::Cgroup(id), how)),
+                    Found::Unknown => {
+                        let known = KnownCgroup::of(cgroup);
+                        tracing::warn!(path = %known.path.display(), "a cgroup can't be looked at; its leases are kept");
+                        found.known.push(Arc::new(known));
+                    }
+                }
+                NewHolder::Cgroup(id)
+            }
+            RecordHolderKind::Hold(_) => NewHolder::Hold,
+        }
+    }
+}
+
 /// The very process of a record: same number, same start.
 fn find(wanted: ProcessId, found: &mut HashMap<ProcessId, HeldProcess>) -> Known {
     match HeldProcess::of_pid(wanted.pid) {
@@ -212,5 +264,6 @@ fn grant_of(id: LeaseId, record: &Record, holders: Vec<NewHolder>, parent: Optio
         lifetime_max: (record.lifetime_end != 0).then_some(lifetime),
         labels: record.labels.clone(),
         search_environment: record.search_environment,
+        grace: Duration::from_nanos(record.grace),
     }
 }

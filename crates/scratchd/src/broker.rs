@@ -188,7 +188,7 @@ impl Broker {
     }
 
     /// A lease without holders waits for one, and the timer for the end of that.
-    fn wait_for_holder(&self, id: LeaseId) {
+    pub(crate) fn wait_for_holder(&self, id: LeaseId) {
         self.lock().table.wait_for_holder(id, clock::now());
         tracing::info!(lease = %id, "nothing holds the lease any more, its grace begins");
         self.arm();

@@ -20,10 +20,7 @@ pub(super) struct CommandCgroup {
 impl CommandCgroup {
     /// Makes it below our own cgroup. `None` where that is not ours to divide; then everything is as if there were none.
     pub(super) fn make(lease: &str) -> Option<Self> {
-        let own = own_cgroup()?;
-        if !is_delegated(&own) {
-            return None;
-        }
+        let own = own_cgroup()?.into_iter().find(|own| is_delegated(own))?;
         let path = own.join(format!("scratch-{lease}"));
         rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)).ok()?;
         match rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
@@ -66,23 +63,25 @@ impl Drop for CommandCgroup {
     }
 }
 
-/// Our own cgroup's directory, version 2; not the root that we see.
-fn own_cgroup() -> Option<PathBuf> {
+/// Our own cgroup's directory, version 2, in every place where we see it; not the root.
+fn own_cgroup() -> Option<Vec<PathBuf>> {
     let cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     find(&cgroups, &mounts)
 }
 
 /// From the texts of cgroups(7) and proc_pid_mountinfo(5). A mount point with a blank in its name is none to be found.
-fn find(cgroups: &str, mounts: &str) -> Option<PathBuf> {
+fn find(cgroups: &str, mounts: &str) -> Option<Vec<PathBuf>> {
     let own = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    mounts.lines().filter(|line| line.contains(" - cgroup2 ")).find_map(|line| {
+    let mounts = mounts.lines().filter(|line| line.contains(" - cgroup2 "));
+    let own = mounts.filter_map(|line| {
         let mut fields = line.split(' ').skip(3);
         let (root, mount) = (fields.next()?, fields.next()?);
         let below = Path::new(own).strip_prefix(root).ok()?;
         let is_below = !below.as_os_str().is_empty() && !below.starts_with("..");
         is_below.then(|| Path::new(mount).join(below))
-    })
+    });
+    Some(own.collect())
 }
 
 /// Whether we may divide it. To root everything is writable: there only the mark counts that systemd sets on what it
@@ -110,15 +109,17 @@ mod tests {
         let hybrid = "31 25 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
         let bound = "31 25 0:38 /a /mnt rw - cgroup2 cgroup2 rw\n";
         let none = "30 25 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
-        let at = |path: &str| Some(PathBuf::from(path));
+        let both = format!("{hybrid}{bound}");
+        let at = |paths: &[&str]| Some(paths.iter().map(PathBuf::from).collect::<Vec<_>>());
         for (cgroups, mounts, expected) in [
-            ("2:cpu:/x\n0::/a/b\n", hybrid, at("/sys/fs/cgroup/unified/a/b")),
-            ("0::/a/b\n", bound, at("/mnt/b")),
-            ("0::/a\n", bound, None),
-            ("0::/\n", hybrid, None),
-            ("0::/../a\n", hybrid, None),
-            ("0::/c\n", bound, None),
-            ("0::/a/b\n", none, None),
+            ("2:cpu:/x\n0::/a/b\n", hybrid, at(&["/sys/fs/cgroup/unified/a/b"])),
+            ("0::/a/b\n", bound, at(&["/mnt/b"])),
+            ("0::/a/b\n", &*both, at(&["/sys/fs/cgroup/unified/a/b", "/mnt/b"])),
+            ("0::/a\n", bound, at(&[])),
+            ("0::/\n", hybrid, at(&[])),
+            ("0::/../a\n", hybrid, at(&[])),
+            ("0::/c\n", bound, at(&[])),
+            ("0::/a/b\n", none, at(&[])),
             ("2:cpu:/x\n", hybrid, None),
         ] {
             assert_eq!(find(cgroups, mounts), expected, "{cgroups} {mounts}");

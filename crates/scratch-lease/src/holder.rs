@@ -72,7 +72,7 @@ pub enum Parting {
     Unpopulated,
     /// The cgroup was removed.
     Removed,
-    /// It ended while no broker was there to see it, or could not outlive the broker before.
+    /// It was gone after a restart of the broker, or could not outlive the one before.
     Lost,
 }
 
@@ -111,7 +111,8 @@ impl fmt::Display for Last {
             (_, Parting::Expired) => ", expired",
             (_, Parting::Unpopulated) => ", has no process left",
             (_, Parting::Removed) => ", was removed",
-            (_, Parting::Lost) => ", did not outlast the broker before",
+            ("descriptor", Parting::Lost) => ", was lost with the broker before",
+            (_, Parting::Lost) => ", was gone after a restart of the broker",
         })
     }
 }

@@ -92,7 +92,12 @@ mod tests {
             (
                 last("process", Some(7), Parting::Lost),
                 "HOLDERS_GONE",
-                "its last holder, process 7, did not outlast the broker before",
+                "its last holder, process 7, was gone after a restart of the broker",
+            ),
+            (
+                last("descriptor", None, Parting::Lost),
+                "HOLDERS_GONE",
+                "its last holder, a descriptor, was lost with the broker before",
             ),
             (Reason::Revoked, "REVOKED", "it was revoked"),
             (Reason::LifetimeMax, "LIFETIME_MAX", "its longest life is over"),

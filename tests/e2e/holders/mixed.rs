@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use scratch_client::{Client, ConnectOptions, GrantOptions, Holder, Pidfd};
 use scratch_tests::{
@@ -110,7 +111,7 @@ fn a_grace_waits_for_another_holder() {
         in_grace(&broker, "ended");
         broker.kill();
         broker.restart();
-        in_grace(&broker, "did not outlast the broker before");
+        in_grace(&broker, "was gone after a restart of the broker");
         assert!(area.is_dir());
 
         let next = Dialogue::start(Command::new("cat"));
@@ -121,6 +122,32 @@ fn a_grace_waits_for_another_holder() {
         let (_, text) = reason(&broker, &lease);
         assert_eq!(text, format!("its last holder, process {}, was detached", number(&next)), "an explicit end waits");
         assert!(next.end().success());
+    });
+}
+
+#[test]
+fn a_lost_connection_is_waited_for_as_long_as_the_leases_own_grace() {
+    contained("holders::mixed::a_lost_connection_is_waited_for_as_long_as_the_leases_own_grace", || {
+        let mut broker = Broker::start(Options { grace: Some("10ms"), ..Options::default() });
+        let options = ConnectOptions { runtime_directory: Some(broker.runtime_dir()), ..ConnectOptions::default() };
+        let client = Client::connect(&options).expect("the broker listens");
+        let [patient, other] = [Some(Duration::from_secs(3600)), None].map(|grace| {
+            let options = GrantOptions { holders: vec![Holder::Connection], grace, ..GrantOptions::default() };
+            client.grant(&options).expect("a connection may hold it").into_id()
+        });
+        let area = |lease: &str| broker.pool_root().join(lease);
+        let (patient_area, other_area) = (area(&patient), area(&other));
+        broker.kill();
+        broker.restart();
+        wait_gone(&other_area, DEADLINE);
+        assert_eq!(reason(&broker, &other).0, "RESTART_GRACE");
+        assert!(patient_area.is_dir(), "ended before its own grace");
+        assert_eq!(kinds(&broker, &patient), ["connection"]);
+        // Only a grace of nothing knows none.
+        broker.kill();
+        broker.restart_with_grace("0s");
+        wait_gone(&patient_area, DEADLINE);
+        drop(client);
     });
 }
 
@@ -138,7 +165,7 @@ fn a_lease_that_everything_holds_ends_with_the_last() {
         let options = ConnectOptions { runtime_directory: Some(broker.runtime_dir()), ..ConnectOptions::default() };
         let client = Client::connect(&options).expect("the broker listens");
         let pidfd = Pidfd::open(process.process().as_raw_nonzero().get().unsigned_abs()).expect("it is running");
-        let ttl = Holder::Ttl(std::time::Duration::from_secs(3600));
+        let ttl = Holder::Ttl(Duration::from_secs(3600));
         let holders = vec![Holder::Connection, Holder::Process, Holder::Other(pidfd), ttl, Holder::Hold];
         let lease = client.grant(&GrantOptions { holders, ..GrantOptions::default() }).expect("all may hold it");
         let (near, far) = std::os::unix::net::UnixStream::pair().expect("the kernel has sockets");

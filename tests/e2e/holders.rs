@@ -1,5 +1,7 @@
 //! What ends a lease and what does not, where that went wrong once.
 
+mod mixed;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;

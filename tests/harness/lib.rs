@@ -2,6 +2,7 @@
 //! A test runs the built programs as a user would; nothing here knows the inside of a broker.
 
 mod broker;
+mod cgroup;
 mod channel;
 mod contain;
 mod dialogue;
@@ -15,6 +16,7 @@ mod snapshot;
 mod wait;
 
 pub use broker::{Broker, Options, Refusal};
+pub use cgroup::{Cgroup, enter};
 pub use channel::Channel;
 pub use contain::{contained, contained_program, is_root};
 pub use dialogue::Dialogue;

@@ -67,6 +67,10 @@ pub(crate) fn tenant(tenant: Option<&v1::Tenant>) -> String {
 fn held_by(holders: &[v1::Holder]) -> String {
     let one = |holder: &v1::Holder| match &holder.kind {
         Some(v1::holder::Kind::Process(process)) => format!("pid {}", process.pid),
+        Some(v1::holder::Kind::Cgroup(cgroup)) => {
+            let path = String::from_utf8_lossy(&cgroup.path);
+            format!("cgroup {}", path.rsplit('/').next().unwrap_or_default()).trim_end().to_owned()
+        }
         _ => json::kind(holder).to_owned(),
     };
     let shown: Vec<_> = holders.iter().take(2).map(one).collect();

@@ -1,6 +1,7 @@
 //! `scratch run`: a command under a lease of its own. This file owns the order of things: connect, grant, let the command
 //! hold the lease, start it, wait for it, hand on what is left, and its exit codes.
 
+mod cgroup;
 mod command_line;
 mod failure;
 mod grant;
@@ -19,6 +20,7 @@ use rustix::process::{Signal, WaitOptions};
 use scratch_client::{Client, ConnectOptions, Lease};
 use scratch_sys::{Spawn, Spawned, spawn};
 
+use cgroup::CommandCgroup;
 pub(crate) use command_line::RunArgs;
 use failure::Failure;
 
@@ -42,7 +44,7 @@ fn run_under_lease(args: &RunArgs) -> Result<u8, Failure> {
     let signals = wait::block_signals().map_err(Failure::system("block signals"))?;
     let earlier = remains::become_subreaper().map_err(Failure::system("become a subreaper"))?;
     // Until the command has started, every way out drops `lease`, which revokes it.
-    let command = start(args, &lease, kept)?;
+    let (command, cgroup) = start(args, &lease, kept)?;
     let code = match wait::until_it_ends(&command, &signals) {
         Ok(code) => code,
         Err(errno) => {
@@ -51,7 +53,7 @@ fn run_under_lease(args: &RunArgs) -> Result<u8, Failure> {
             return Err(Failure::system("wait for the command")(errno));
         }
     };
-    remains::settle(&client, lease, &earlier);
+    remains::settle(&client, lease, &earlier, cgroup.as_ref());
     Ok(code)
 }
 
@@ -63,7 +65,7 @@ fn keep_end(lease: &Lease) -> Result<OwnedFd, Failure> {
 }
 
 /// Forks, lets the new process hold the lease while it still has our rights, and has it become the command.
-fn start(args: &RunArgs, lease: &Lease, kept: OwnedFd) -> Result<Spawned, Failure> {
+fn start(args: &RunArgs, lease: &Lease, kept: OwnedFd) -> Result<(Spawned, Option<CommandCgroup>), Failure> {
     let directory = lease.path().ok_or(Failure::NoDirectory)?;
     // The Rust runtime ignores SIGPIPE, and the command must not.
     let spawned = spawn(&Spawn {
@@ -75,8 +77,12 @@ fn start(args: &RunArgs, lease: &Lease, kept: OwnedFd) -> Result<Spawned, Failur
     .map_err(Failure::system("start a process"))?;
     drop(kept);
     lease.attach_process(spawned.pidfd.as_fd())?;
+    let cgroup = match CommandCgroup::make(lease.id()) {
+        Some(cgroup) => cgroup.hold(spawned.pid, lease)?,
+        None => None,
+    };
     match spawned.start() {
-        Ok(()) => Ok(spawned),
+        Ok(()) => Ok((spawned, cgroup)),
         Err(errno) => {
             // Its status says nothing that `errno` does not.
             let _ = rustix::process::waitpid(Some(spawned.pid), WaitOptions::empty());

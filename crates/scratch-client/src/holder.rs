@@ -1,13 +1,17 @@
 //! What keeps a lease alive.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use scratch_proto::v1::holder_spec::Kind;
-use scratch_proto::v1::{ConnectionHolder, DescriptorHolder, HolderSpec, ProcessHolder, TtlHolder};
+use scratch_proto::v1::{
+    CgroupHolder, ConnectionHolder, DescriptorHolder, HoldHolder, HolderSpec, ProcessHolder, TtlHolder,
+};
 
 use crate::ClientError;
 
@@ -22,7 +26,41 @@ pub enum Holder {
     Ttl(Duration),
     /// Another process of this user.
     Other(Pidfd),
+    /// A cgroup: until its last process has gone, or the cgroup. One that has none yet does not end before its first.
+    Cgroup(CgroupDirectory),
+    /// Until it is detached; for root and the admin group.
+    Hold,
 }
+
+/// The directory of a cgroup (version 2), open.
+#[derive(Debug, Clone)]
+pub struct CgroupDirectory(Arc<OwnedFd>);
+
+impl CgroupDirectory {
+    /// Opens the cgroup at this path.
+    ///
+    /// # Errors
+    /// Those of open(2). Whether it is a cgroup's is for the broker to say.
+    pub fn open(path: &Path) -> Result<Self, ClientError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(path, flags, Mode::empty());
+        Ok(Self::from(opened.map_err(|errno| ClientError::io("open cgroup", path, errno))?))
+    }
+}
+
+impl From<OwnedFd> for CgroupDirectory {
+    fn from(directory: OwnedFd) -> Self {
+        Self(Arc::new(directory))
+    }
+}
+
+impl PartialEq for CgroupDirectory {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for CgroupDirectory {}
 
 /// A process that is held, so that its number can't become another's meanwhile.
 #[derive(Debug, Clone)]
@@ -56,6 +94,8 @@ impl Holder {
             Self::Connection => Kind::Connection(ConnectionHolder {}),
             Self::Ttl(ttl) => Kind::Ttl(TtlHolder { ttl: Some(duration(*ttl)?) }),
             Self::Other(_) => Kind::Process(ProcessHolder { fd: true }),
+            Self::Cgroup(_) => Kind::Cgroup(CgroupHolder { fd: true }),
+            Self::Hold => Kind::Hold(HoldHolder {}),
         };
         Ok(HolderSpec { kind: Some(kind) })
     }
@@ -64,7 +104,8 @@ impl Holder {
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Other(process) => Some(process.0.as_fd()),
-            Self::Process | Self::Connection | Self::Ttl(_) => None,
+            Self::Cgroup(directory) => Some(directory.0.as_fd()),
+            Self::Process | Self::Connection | Self::Ttl(_) | Self::Hold => None,
         }
     }
 }
@@ -72,6 +113,11 @@ impl Holder {
 /// The process whose pidfd rides along.
 pub(crate) fn passed_process() -> HolderSpec {
     HolderSpec { kind: Some(Kind::Process(ProcessHolder { fd: true })) }
+}
+
+/// The cgroup whose directory rides along.
+pub(crate) fn passed_cgroup() -> HolderSpec {
+    HolderSpec { kind: Some(Kind::Cgroup(CgroupHolder { fd: true })) }
 }
 
 /// The end of a socket pair that rides along.

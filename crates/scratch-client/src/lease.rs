@@ -35,6 +35,8 @@ pub struct GrantOptions {
     pub lifetime_max: Option<Duration>,
     /// Let processes hold the lease that have `SCRATCHD_LEASE=<id>` in their environment when nothing else does any more.
     pub search_environment: bool,
+    /// The lease lives on so long after its last holder has gone by itself, so that another one can come.
+    pub grace: Option<Duration>,
     /// Of two grants with the same nonce the second one gives the lease of the first, as long as that lives. Absent: drawn.
     pub nonce: Option<[u8; 16]>,
 }
@@ -158,6 +160,7 @@ impl GrantOptions {
             labels: self.labels.clone().into_iter().collect(),
             parent: self.parent.clone().unwrap_or_default(),
             search_environment: self.search_environment,
+            grace: self.grace.map(duration).transpose()?,
             ..GrantRequest::default()
         })
     }

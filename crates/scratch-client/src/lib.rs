@@ -71,6 +71,6 @@ pub use area::{AreaOptions, CreateMode};
 pub use blocking::{Client, Directory, Lease, NamedFile};
 pub use connect::ConnectOptions;
 pub use error::ClientError;
-pub use holder::{Holder, Pidfd};
+pub use holder::{CgroupDirectory, Holder, Pidfd};
 pub use lease::GrantOptions;
 pub use named::{PersistError, Replace};

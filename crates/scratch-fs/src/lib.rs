@@ -37,7 +37,7 @@ pub use list::{Entry, list};
 pub use name::{NAME_BYTES_MAX, NameError, NamePattern, Naming, check_name};
 pub use persist::{Persisted, Replace, persist};
 pub use pool::{Boot, FoundRecord, Owner, Pool};
-pub use record::{Record, RecordHolder, RecordHolderKind, RecordProcess, Torn};
+pub use record::{Record, RecordCgroup, RecordHolder, RecordHolderKind, RecordProcess, Torn};
 pub use remove::{Leftover, Removal, Rights, remove};
 pub use root::RootRefusal;
 pub use trash::{Trash, TrashName};

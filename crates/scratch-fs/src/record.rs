@@ -47,6 +47,9 @@ pub struct Record {
     /// Look for processes that name it in their environment before it ends.
     #[prost(bool, tag = "13")]
     pub search_environment: bool,
+    /// Nanoseconds that it waits for another holder when the last one has gone.
+    #[prost(uint64, tag = "14")]
+    pub grace: u64,
     /// The id of the next holder; 0 in records of 0.1.0.
     #[prost(uint32, tag = "21")]
     pub holder_next: u32,
@@ -56,7 +59,7 @@ pub struct Record {
 #[derive(Clone, PartialEq, Message)]
 pub struct RecordHolder {
     /// Which kind; absent in records of kinds that this version does not know.
-    #[prost(oneof = "RecordHolderKind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "RecordHolderKind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: Option<RecordHolderKind>,
     /// Its id, the same after a restart; 0 in records of 0.1.0.
     #[prost(uint32, tag = "15")]
@@ -78,6 +81,12 @@ pub enum RecordHolderKind {
     /// A passed socket, which does not outlive the broker's process; the environment is searched instead.
     #[prost(bool, tag = "4")]
     Descriptor(bool),
+    /// A cgroup.
+    #[prost(message, tag = "5")]
+    Cgroup(RecordCgroup),
+    /// A hold, which lasts until it is detached or this boot ends.
+    #[prost(bool, tag = "6")]
+    Hold(bool),
 }
 
 /// A process by all that the kernel tells of it.
@@ -92,6 +101,26 @@ pub struct RecordProcess {
     /// The inode of its pidfd, unique in one boot where pidfs has one (Linux 6.9); else 0.
     #[prost(uint64, tag = "3")]
     pub pidfd_inode: u64,
+}
+
+/// A cgroup, and how to find it again.
+#[derive(Clone, PartialEq, Message)]
+pub struct RecordCgroup {
+    /// Its inode, unique in one boot.
+    #[prost(uint64, tag = "1")]
+    pub inode: u64,
+    /// The inode of the root that `path` is below.
+    #[prost(uint64, tag = "2")]
+    pub root_inode: u64,
+    /// Its path below that root; empty where it was not found there.
+    #[prost(bytes = "vec", tag = "3")]
+    pub path: Vec<u8>,
+    /// It had a process when it became a holder.
+    #[prost(bool, tag = "4")]
+    pub populated: bool,
+    /// Microseconds that its processes had run when it became a holder: more shows that it has had one since.
+    #[prost(uint64, tag = "5")]
+    pub usage: u64,
 }
 
 /// A record that cannot be used.

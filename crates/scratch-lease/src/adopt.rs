@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{BootTime, EventKind, Grant, HolderId, HolderKind, Lease, LeaseId, LeaseState, NewHolder, Table};
+use crate::{AdoptedHolder, BootTime, EventKind, Grant, HolderId, HolderKind, Lease, LeaseId, LeaseState, Table};
 
 /// What lost its broker at one moment does not all end at one moment: later by up to this part of its time, never earlier.
 const SPREAD_PART: u32 = 4;
@@ -12,12 +12,12 @@ const SPREAD_MAX: Duration = Duration::from_secs(10);
 impl Table {
     /// Takes over a lease of the broker before: it is Live at once, limits are not checked, its TTLs run from `now`, and
     /// times that would all end at one moment are spread. Without holders, or without its parent in the table by the next
-    /// [`due`](Self::due), it is due. Its holders are `holders`, by the ids they had, beside those of the grant; no id below
-    /// `holder_next` is given again.
+    /// [`due`](Self::due), it is due. Its holders are `holders`, beside those of the grant; no id below `holder_next` is
+    /// given again.
     pub fn adopt(
         &mut self,
         grant: Grant,
-        holders: impl IntoIterator<Item = (HolderId, NewHolder)>,
+        holders: impl IntoIterator<Item = AdoptedHolder>,
         holder_next: HolderId,
         (created, now): (BootTime, BootTime),
     ) {
@@ -29,8 +29,10 @@ impl Table {
         let mut lease = Lease::new(grant, created, now);
         lease.state = LeaseState::Live;
         lease.holder_next = lease.holder_next.max(holder_next);
-        for (number, holder) in holders {
-            lease.put_back(number, holder.kind(now));
+        let mut gone = Vec::new();
+        for AdoptedHolder { id, holder, gone: how } in holders {
+            let holder = lease.put_back(id, holder.kind(now));
+            gone.extend(how.map(|how| (holder, how)));
         }
         for holder in &mut lease.holders {
             spread(&mut holder.kind, id, now);
@@ -41,6 +43,9 @@ impl Table {
         }
         self.log.push(id, lease.tenant, EventKind::Adopted);
         self.insert(lease);
+        for (holder, how) in gone {
+            self.part(id, holder, how);
+        }
     }
 }
 
@@ -60,7 +65,7 @@ fn spread(kind: &mut HolderKind, id: LeaseId, now: BootTime) {
 mod tests {
     use super::*;
     use crate::fixture::*;
-    use crate::{Due, Limits, Reason};
+    use crate::{Due, Limits, NewHolder, Reason};
 
     #[test]
     fn adoption_asks_for_no_limits_and_in_no_order() {
@@ -85,7 +90,11 @@ mod tests {
         assert!(table.attach(id(3), ME, process(2), at(0)).is_ok());
         let due = table.due(at(0));
         assert_eq!(due.len(), 3);
-        for wanted in [end(1, gone("none")), Due::Search(id(2)), end(3, Reason::ParentEnded(id(9)))] {
+        for wanted in [
+            end(1, Reason::HoldersGone { last: None, grace: std::time::Duration::ZERO }),
+            Due::Search(id(2)),
+            end(3, Reason::ParentEnded(id(9))),
+        ] {
             assert!(due.contains(&wanted), "{wanted:?}");
         }
     }
@@ -116,6 +125,7 @@ mod tests {
     fn holders_keep_their_ids_and_none_is_given_again() {
         let mut table = Table::new(Limits::default(), 2);
         let holders = [(7, process(3)), (2, NewHolder::Unknown), (0, process(1)), (2, process(2))];
+        let holders = holders.map(|(id, holder)| AdoptedHolder { id, holder, gone: None });
         table.adopt(grant(1, &[]), holders, 9, (at(0), at(0)));
         let ids: Vec<_> = lease(&table, 1).holders().iter().map(|holder| (holder.id, holder.kind.name())).collect();
         assert_eq!(ids, [(2, "unknown"), (7, "process"), (9, "process"), (10, "process")]);

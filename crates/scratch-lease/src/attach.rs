@@ -1,21 +1,12 @@
 //! How holders come and go.
 
+use std::time::Duration;
+
 use crate::table::live_mut;
 use crate::{
-    BootTime, Caller, ConnectionId, EventKind, Holder, HolderId, HolderKind, Lease, LeaseId, LeaseState, NewHolder,
-    Reason, Refusal, Table,
+    BootTime, Caller, ConnectionId, EventKind, Holder, HolderId, HolderKind, Last, Lease, LeaseId, LeaseState,
+    NewHolder, Parting, Reason, Refusal, Table,
 };
-
-/// How a holder goes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Parting {
-    /// On request.
-    Detached,
-    /// Its subject has ended.
-    Gone,
-    /// Its deadline has passed.
-    Expired,
-}
 
 impl Table {
     /// One more holder; a Searching lease is Live again. A connection takes the place of a lost one, and a connection
@@ -44,6 +35,11 @@ impl Table {
             None => lease.push(kind),
         };
         lease.state = LeaseState::Live;
+        lease.searched = false;
+        let ended = lease.grace_end.take();
+        if let Some(end) = ended.filter(|end| lease.lifetime_end != Some(*end)) {
+            self.index.remove_end(id, end);
+        }
         self.index.add_holder(id, holder);
         self.log.push(id, lease.tenant, EventKind::Attached(holder.id));
         if lease.parent.is_none_or(|parent| self.lives(parent)) {
@@ -66,6 +62,11 @@ impl Table {
         self.part(id, holder, Parting::Gone);
     }
 
+    /// The same for a holder that did not just end.
+    pub fn holder_parted(&mut self, id: LeaseId, holder: HolderId, how: Parting) {
+        self.part(id, holder, how);
+    }
+
     /// A connection has closed: it holds nothing any more.
     pub fn connection_closed(&mut self, connection: ConnectionId) {
         for (lease, holder) in self.index.take_connection(connection) {
@@ -80,7 +81,7 @@ impl Table {
         self.index.remove_holder(id, holder);
         lease.loss = match holder.kind {
             HolderKind::LostConnection { .. } if how == Parting::Expired => Reason::RestartGrace,
-            kind => Reason::HoldersGone { last: kind.name() },
+            kind => Reason::HoldersGone { last: Some(Last::of(kind, how)), grace: Duration::ZERO },
         };
         if lease.is_there() {
             let detached = how == Parting::Detached;
@@ -189,7 +190,7 @@ mod tests {
         assert_eq!(table.detach(id(1), ME, 2), Ok(()));
         assert_eq!(table.due(at(0)), []);
         assert_eq!(table.detach(id(1), ADMIN, 1), Ok(()));
-        assert_eq!(table.due(at(0)), [end(1, gone("descriptor"))]);
+        assert_eq!(table.due(at(0)), [end(1, lost_by("descriptor", Parting::Detached))]);
         assert_eq!(table.detach(id(1), ME, 1), Err(Refusal::LeaseEnding));
     }
 

@@ -1,13 +1,14 @@
 //! Decides what is due: which leases end and why, and which are searched for first.
 
-use crate::attach::Parting;
-use crate::{BootTime, Caller, EventKind, Lease, LeaseId, LeaseState, Reason, Refusal, Table};
+use crate::{BootTime, Caller, EventKind, Lease, LeaseId, LeaseState, Parting, Reason, Refusal, Table};
 
 /// One thing to be done now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     /// Search once for processes that use the lease, attach them, then say [`Table::searched`].
     Search(LeaseId),
+    /// Nothing holds it, and it has a grace: say [`Table::wait_for_holder`].
+    Grace(LeaseId),
     /// Take it out of the name space, then [`Table::forget`] it.
     End {
         /// Which lease.
@@ -42,9 +43,26 @@ impl Table {
     pub fn searched(&mut self, id: LeaseId) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         lease.searches = lease.searches.saturating_sub(1);
-        if lease.state == LeaseState::Searching && lease.searches == 0 {
+        if lease.state != LeaseState::Searching || lease.searches != 0 {
+            return;
+        }
+        if lease.may_wait() {
+            lease.state = LeaseState::Live;
+            lease.searched = true;
+            self.index.pending.insert(id);
+        } else {
             let loss = lease.loss;
             self.end(id, loss);
+        }
+    }
+
+    /// A lease without holders waits for one from now on, as long as its grace; one that has a holder again does not.
+    pub fn wait_for_holder(&mut self, id: LeaseId, now: BootTime) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        if lease.is_there() && lease.holders.is_empty() && lease.grace_end.is_none() {
+            let end = now + lease.grace;
+            lease.grace_end = Some(end);
+            self.index.add_end(id, end);
         }
     }
 
@@ -54,7 +72,10 @@ impl Table {
         while let Some((id, holder)) = self.index.pop_deadline(now) {
             match holder {
                 Some(holder) => _ = self.part(id, holder, Parting::Expired),
-                None => self.end(id, Reason::LifetimeMax),
+                None => {
+                    let reason = self.leases.get(&id).map(|lease| lease.reason_at(now));
+                    self.end(id, reason.unwrap_or(Reason::LifetimeMax));
+                }
             }
         }
         let mut due = Vec::new();
@@ -63,11 +84,11 @@ impl Table {
             let Some(lease) = self.leases.get(&id) else { continue };
             match self.verdict(lease) {
                 Verdict::Lives => (),
-                Verdict::Searches => unheld.push(id),
+                Verdict::Searches | Verdict::Waits => unheld.push(id),
                 Verdict::Ends(reason) => self.end_subtree(id, reason, &mut due),
             }
         }
-        due.extend(unheld.into_iter().filter_map(|id| self.search(id)));
+        due.extend(unheld.into_iter().filter_map(|id| self.look_for_holders(id)));
         due
     }
 
@@ -83,7 +104,9 @@ impl Table {
             (Some(reason), _) => Verdict::Ends(reason),
             (None, Some(parent)) if !self.lives(parent) => Verdict::Ends(Reason::ParentEnded(parent)),
             _ if !lease.holders.is_empty() => Verdict::Lives,
-            _ if lease.search_environment => Verdict::Searches,
+            _ if lease.grace_end.is_some() => Verdict::Lives,
+            _ if lease.search_environment && !lease.searched => Verdict::Searches,
+            _ if lease.may_wait() => Verdict::Waits,
             _ => Verdict::Ends(lease.loss),
         }
     }
@@ -106,9 +129,12 @@ impl Table {
         }
     }
 
-    /// Starts a search, unless the lease went with its parent in the same round.
-    fn search(&mut self, id: LeaseId) -> Option<Due> {
+    /// Starts a search or a wait, unless the lease went with its parent in the same round.
+    fn look_for_holders(&mut self, id: LeaseId) -> Option<Due> {
         let lease = self.leases.get_mut(&id).filter(|lease| lease.state == LeaseState::Live)?;
+        if !lease.search_environment || lease.searched {
+            return Some(Due::Grace(id));
+        }
         lease.state = LeaseState::Searching;
         lease.searches = lease.searches.saturating_add(1);
         Some(Due::Search(id))
@@ -119,6 +145,7 @@ impl Table {
 enum Verdict {
     Lives,
     Searches,
+    Waits,
     Ends(Reason),
 }
 
@@ -208,7 +235,7 @@ mod tests {
         assert_eq!(table.due(at(0)), [Due::Search(id(1))]);
         assert_eq!((lease(&table, 1).state(), table.due(at(0))), (LeaseState::Searching, vec![]));
         assert_eq!(table.next_deadline(), None);
-        assert_eq!(table.attach(id(1), ME, process(2), at(0)).map(|holder| holder.id), Ok(2));
+        assert_eq!(table.attach(id(1), ME, process(1), at(0)).map(|holder| holder.id), Ok(2));
         table.searched(id(1));
         assert_eq!((lease(&table, 1).state(), table.due(at(0))), (LeaseState::Live, vec![]));
         table.holder_gone(id(1), 2);
@@ -222,7 +249,7 @@ mod tests {
         let mut table = table_with([searched_for(grant(1, &[process(1)]))]);
         table.holder_gone(id(1), 1);
         assert_eq!(table.due(at(0)), [Due::Search(id(1))]);
-        assert!(table.attach(id(1), ME, process(2), at(0)).is_ok());
+        assert!(table.attach(id(1), ME, process(1), at(0)).is_ok());
         table.holder_gone(id(1), 2);
         assert_eq!(table.due(at(0)), [Due::Search(id(1))]);
         table.searched(id(1));
@@ -240,5 +267,115 @@ mod tests {
         assert_eq!(table.due(at(5)), [end(1, Reason::LifetimeMax)]);
         table.searched(id(1));
         assert_eq!(table.due(at(6)), []);
+    }
+
+    #[test]
+    fn a_grace_runs_from_the_last_holders_end_and_a_new_one_ends_it() {
+        let mut table = table_with([patient(30, grant(1, &[process(1), ttl(10)]))]);
+        table.holder_gone(id(1), 1);
+        assert_eq!(table.due(at(5)), []);
+        assert_eq!(table.due(at(10)), [Due::Grace(id(1))]);
+        assert_eq!((table.due(at(10)), lease(&table, 1).state()), (vec![], LeaseState::Live));
+        table.wait_for_holder(id(1), at(11));
+        table.wait_for_holder(id(1), at(12));
+        assert_eq!(lease(&table, 1).waits_until(), Some((at(41), gone("ttl"))));
+        assert_eq!((table.next_deadline(), table.due(at(40))), (Some(at(41)), vec![]));
+
+        assert!(table.attach(id(1), ME, process(1), at(40)).is_ok());
+        assert_eq!((table.next_deadline(), table.due(at(100))), (None, vec![]));
+        assert_eq!(lease(&table, 1).waits_until(), None);
+        table.holder_gone(id(1), 3);
+        assert_eq!(table.due(at(100)), [Due::Grace(id(1))]);
+        table.wait_for_holder(id(1), at(100));
+        let Reason::HoldersGone { last, .. } = gone("process") else { panic!("holders are gone") };
+        let reason = Reason::HoldersGone { last, grace: seconds_long(30) };
+        assert_eq!(table.due(at(130)), [end(1, reason)]);
+    }
+
+    #[test]
+    fn a_holder_that_comes_before_the_wait_begins_is_not_waited_for() {
+        let mut table = table_with([patient(30, grant(1, &[process(1)]))]);
+        table.holder_gone(id(1), 1);
+        assert_eq!(table.due(at(0)), [Due::Grace(id(1))]);
+        assert!(table.attach(id(1), ME, process(2), at(0)).is_ok());
+        table.wait_for_holder(id(1), at(0));
+        assert_eq!((table.next_deadline(), table.due(at(100))), (None, vec![]));
+    }
+
+    #[test]
+    fn an_explicit_end_knows_no_grace() {
+        let lifetime_max = Some(seconds_long(5));
+        let mut table = table_with([
+            patient(30, grant(1, &[process(1)])),
+            patient(30, grant(2, &[process(1)])),
+            Grant { lifetime_max, ..patient(5, grant(3, &[process(1)])) },
+        ]);
+        put(&mut table, below(1, patient(30, grant(4, &[process(1)]))));
+        table.holder_gone(id(4), 1);
+        table.holder_gone(id(3), 1);
+        let mut due = table.due(at(0));
+        due.sort_by_key(|due| *due == Due::Grace(id(4)));
+        assert_eq!(due, [Due::Grace(id(3)), Due::Grace(id(4))]);
+        (3..=4).for_each(|number| table.wait_for_holder(id(number), at(0)));
+        assert_eq!((table.detach(id(1), ME, 1), table.revoke(id(2), ME)), (Ok(()), Ok(())));
+        let due = table.due(at(0));
+        assert_eq!(due.len(), 3);
+        for wanted in
+            [end(4, Reason::ParentEnded(id(1))), end(1, lost_by("process", Parting::Detached)), end(2, Reason::Revoked)]
+        {
+            assert!(due.contains(&wanted), "{wanted:?}");
+        }
+        assert_eq!(table.due(at(5)), [end(3, Reason::LifetimeMax)]);
+    }
+
+    #[test]
+    fn the_end_of_a_lifetime_outlasts_a_grace_that_would_have_ended_with_it() {
+        let lifetime_max = Some(seconds_long(5));
+        let mut table = table_with([Grant { lifetime_max, ..patient(5, grant(1, &[process(1)])) }]);
+        table.holder_gone(id(1), 1);
+        assert_eq!(table.due(at(0)), [Due::Grace(id(1))]);
+        table.wait_for_holder(id(1), at(0));
+        assert!(table.attach(id(1), ME, process(2), at(1)).is_ok());
+        assert_eq!(table.due(at(5)), [end(1, Reason::LifetimeMax)]);
+    }
+
+    #[test]
+    fn a_search_comes_before_the_grace() {
+        let mut table = table_with([searched_for(patient(30, grant(1, &[process(1)])))]);
+        for round in 1..=2 {
+            table.holder_gone(id(1), round);
+            assert_eq!(table.due(at(0)), [Due::Search(id(1))]);
+            table.searched(id(1));
+            assert_eq!(table.due(at(0)), [Due::Grace(id(1))]);
+            table.wait_for_holder(id(1), at(0));
+            assert_eq!((lease(&table, 1).state(), table.due(at(1))), (LeaseState::Live, vec![]));
+            assert!(table.attach(id(1), ME, process(2), at(1)).is_ok());
+        }
+    }
+
+    #[test]
+    fn after_a_restart_the_grace_is_whole_again_unless_it_was_waited_for() {
+        let mut table = table();
+        adopt(&mut table, patient(30, grant(1, &[])), at(0), at(50));
+        adopt(&mut table, patient(30, grant(2, &[lost(80)])), at(0), at(50));
+        assert_eq!(table.due(at(50)), [Due::Grace(id(1))]);
+        table.wait_for_holder(id(1), at(50));
+        table.rearm(at(60), seconds_long(0));
+        let nothing = Reason::HoldersGone { last: None, grace: seconds_long(30) };
+        assert_eq!((table.due(at(79)), table.due(at(80))), (vec![], vec![end(2, Reason::RestartGrace)]));
+        assert_eq!((table.due(at(89)), table.due(at(90))), (vec![], vec![end(1, nothing)]));
+    }
+
+    #[test]
+    fn a_hold_and_a_cgroup_know_no_deadline() {
+        let mut table = table_with([grant(1, &[crate::NewHolder::Hold, process(1)])]);
+        let cgroup = crate::NewHolder::Cgroup(crate::CgroupId(7));
+        assert_eq!(table.attach(id(1), ME, cgroup, at(0)).map(|holder| holder.id), Ok(3));
+        assert_eq!(table.attach(id(1), ME, cgroup, at(0)).map(|holder| holder.id), Ok(3), "it holds the lease already");
+        table.holder_gone(id(1), 2);
+        table.holder_parted(id(1), 3, Parting::Unpopulated);
+        assert_eq!((table.due(at(1_000_000)), table.next_deadline()), (vec![], None));
+        assert_eq!(table.detach(id(1), ME, 1), Ok(()));
+        assert_eq!(table.due(at(1_000_000)), [end(1, lost_by("hold", Parting::Detached))]);
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::{
-    BootTime, Caller, ConnectionId, Due, EventKind, Grant, Granted, Lease, LeaseId, Limits, NewHolder, ProcessId,
-    Reason, Table, TenantId,
+    BootTime, Caller, ConnectionId, Due, EventKind, Grant, Granted, Last, Lease, LeaseId, Limits, NewHolder, Parting,
+    ProcessId, Reason, Table, TenantId,
 };
 
 pub(crate) const ME: Caller = Caller { tenant: TenantId(1000), admin: false };
@@ -52,6 +52,7 @@ pub(crate) fn grant(number: u8, holders: &[NewHolder]) -> Grant {
         lifetime_max: None,
         labels: BTreeMap::new(),
         search_environment: false,
+        grace: Duration::ZERO,
     }
 }
 
@@ -103,8 +104,19 @@ pub(crate) fn end(number: u8, reason: Reason) -> Due {
     Due::End { id: id(number), reason }
 }
 
-pub(crate) fn gone(last: &'static str) -> Reason {
-    Reason::HoldersGone { last }
+/// The reason when the last holder, of this kind, went in its usual way; a process: number 1.
+pub(crate) fn gone(kind: &'static str) -> Reason {
+    lost_by(kind, if kind == "ttl" { Parting::Expired } else { Parting::Gone })
+}
+
+pub(crate) fn lost_by(kind: &'static str, how: Parting) -> Reason {
+    let last = Last { kind, pid: (kind == "process").then_some(1), how };
+    Reason::HoldersGone { last: Some(last), grace: Duration::ZERO }
+}
+
+/// A lease that waits so long for another holder.
+pub(crate) fn patient(seconds: u64, grant: Grant) -> Grant {
+    Grant { grace: seconds_long(seconds), ..grant }
 }
 
 /// What happened to a lease so far.

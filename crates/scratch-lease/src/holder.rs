@@ -1,5 +1,6 @@
 //! Holders: the proofs of life that keep a lease.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::BootTime;
@@ -21,6 +22,10 @@ pub struct ProcessId {
     /// The inode of its pidfd, unique in one boot; 0 where the kernel has none (before Linux 6.9).
     pub pidfd_inode: u64,
 }
+
+/// A cgroup that can't be mistaken for a later one at its path: its inode, which the kernel gives once in a boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CgroupId(pub u64);
 
 /// What keeps the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +55,68 @@ pub enum HolderKind {
     Descriptor,
     /// Of a kind that a later version wrote down: when it ends is unknown, so it holds.
     Unknown,
+    /// Lives until the cgroup's last process has gone, or the cgroup itself.
+    Cgroup(CgroupId),
+    /// Lives until it is detached.
+    Hold,
+}
+
+/// How a holder went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// It was taken away on request.
+    Detached,
+    /// Its subject has ended: the process, the connection, the other end of the descriptor.
+    Gone,
+    /// Its deadline has passed.
+    Expired,
+    /// No process is left in the cgroup.
+    Unpopulated,
+    /// The cgroup was removed.
+    Removed,
+    /// It was gone after a restart of the broker, or could not outlive the one before.
+    Lost,
+}
+
+/// The holder that went last, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Last {
+    /// What it was, by [`HolderKind::name`].
+    pub kind: &'static str,
+    /// Of a process.
+    pub pid: Option<i32>,
+    /// How it went.
+    pub how: Parting,
+}
+
+impl Last {
+    pub(crate) fn of(kind: HolderKind, how: Parting) -> Self {
+        let pid = match kind {
+            HolderKind::Process(process) => Some(process.pid),
+            _ => None,
+        };
+        Self { kind: kind.name(), pid, how }
+    }
+}
+
+impl fmt::Display for Last {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "{} {pid}", self.kind)?,
+            None => write!(f, "a {}", self.kind)?,
+        }
+        f.write_str(match (self.kind, self.how) {
+            (_, Parting::Detached) => ", was detached",
+            ("connection" | "descriptor", Parting::Gone) => ", was closed",
+            (_, Parting::Gone) => ", ended",
+            ("connection", Parting::Expired) => ", did not come in time",
+            (_, Parting::Expired) => ", expired",
+            (_, Parting::Unpopulated) => ", has no process left",
+            (_, Parting::Removed) => ", was removed",
+            ("descriptor", Parting::Lost) => ", was lost with the broker before",
+            (_, Parting::Lost) => ", was gone after a restart of the broker",
+        })
+    }
 }
 
 impl HolderKind {
@@ -61,6 +128,8 @@ impl HolderKind {
             Self::Process(_) => "process",
             Self::Ttl { .. } => "ttl",
             Self::Descriptor => "descriptor",
+            Self::Cgroup(_) => "cgroup",
+            Self::Hold => "hold",
             Self::Unknown => "unknown",
         }
     }
@@ -71,7 +140,12 @@ impl HolderKind {
         match self {
             Self::LostConnection { until } | Self::AwaitedConnection { until } => Some(until),
             Self::Ttl { deadline, .. } => Some(deadline),
-            Self::Connection(_) | Self::Process(_) | Self::Descriptor | Self::Unknown => None,
+            Self::Connection(_)
+            | Self::Process(_)
+            | Self::Descriptor
+            | Self::Cgroup(_)
+            | Self::Hold
+            | Self::Unknown => None,
         }
     }
 
@@ -114,6 +188,10 @@ pub enum NewHolder {
     Descriptor,
     /// See [`HolderKind::Unknown`].
     Unknown,
+    /// See [`HolderKind::Cgroup`].
+    Cgroup(CgroupId),
+    /// See [`HolderKind::Hold`].
+    Hold,
 }
 
 impl NewHolder {
@@ -126,6 +204,8 @@ impl NewHolder {
             Self::Ttl(granted) => HolderKind::Ttl { granted, deadline: now + granted },
             Self::Descriptor => HolderKind::Descriptor,
             Self::Unknown => HolderKind::Unknown,
+            Self::Cgroup(cgroup) => HolderKind::Cgroup(cgroup),
+            Self::Hold => HolderKind::Hold,
         }
     }
 
@@ -134,6 +214,7 @@ impl NewHolder {
         match (self, kind) {
             (Self::Connection(new), HolderKind::Connection(old)) => new == old,
             (Self::Process(new), HolderKind::Process(old)) => new == old,
+            (Self::Cgroup(new), HolderKind::Cgroup(old)) => new == old,
             _ => false,
         }
     }

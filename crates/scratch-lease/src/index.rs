@@ -85,6 +85,15 @@ impl Index {
         self.remove_connection(lease, holder);
     }
 
+    /// The lease as a whole has an end, or one no more.
+    pub(crate) fn add_end(&mut self, lease: LeaseId, end: BootTime) {
+        self.deadlines.insert((end, lease, None));
+    }
+
+    pub(crate) fn remove_end(&mut self, lease: LeaseId, end: BootTime) {
+        self.deadlines.remove(&(end, lease, None));
+    }
+
     /// The next deadline that has passed, which is waited for no more.
     pub(crate) fn pop_deadline(&mut self, now: BootTime) -> Option<(LeaseId, Option<HolderId>)> {
         if self.deadlines.first()?.0 > now {
@@ -131,5 +140,6 @@ impl Index {
 
 fn deadlines(lease: &Lease) -> impl Iterator<Item = Deadline> {
     let holders = lease.holders.iter().filter_map(|holder| Some((holder.kind.deadline()?, lease.id, Some(holder.id))));
-    holders.chain(lease.lifetime_end.map(|end| (end, lease.id, None)))
+    let ends = lease.lifetime_end.into_iter().chain(lease.grace_end);
+    holders.chain(ends.map(|end| (end, lease.id, None)))
 }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::{AreaKey, AreaKind, BootTime, Holder, HolderId, HolderKind, LeaseId, NewHolder, Reason, TenantId};
+use crate::{
+    AreaKey, AreaKind, BootTime, Holder, HolderId, HolderKind, Last, LeaseId, NewHolder, Parting, Reason, TenantId,
+};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub struct Grant {
     pub labels: BTreeMap<String, String>,
     /// Whether processes are to be searched by their environment when the last holder has gone.
     pub search_environment: bool,
+    /// How long it waits for another holder when the last one has gone by itself.
+    pub grace: Duration,
 }
 
 /// How far a lease is.
@@ -51,6 +55,11 @@ pub struct Lease {
     pub(crate) search_environment: bool,
     /// Searches asked for and not yet over; more than one if holders came and went meanwhile.
     pub(crate) searches: u32,
+    /// Since its last holder went, the search has found nothing.
+    pub(crate) searched: bool,
+    pub(crate) grace: Duration,
+    /// Set while it has no holder and waits for one.
+    pub(crate) grace_end: Option<BootTime>,
     pub(crate) nonce: Option<[u8; 16]>,
     pub(crate) parent: Option<LeaseId>,
     /// In the order of their ids.
@@ -79,6 +88,9 @@ impl Lease {
             state: LeaseState::Granting,
             search_environment: grant.search_environment,
             searches: 0,
+            searched: false,
+            grace: grant.grace,
+            grace_end: None,
             nonce: grant.nonce,
             parent: grant.parent,
             holders: Vec::with_capacity(grant.holders.len()),
@@ -90,7 +102,7 @@ impl Lease {
             created,
             lifetime_end: grant.lifetime_max.map(|lifetime_max| created + lifetime_max),
             reason: None,
-            loss: Reason::HoldersGone { last: "none" },
+            loss: Reason::HoldersGone { last: None, grace: Duration::ZERO },
         };
         for holder in grant.holders {
             if lease.find(holder).is_none() {
@@ -113,11 +125,14 @@ impl Lease {
     }
 
     /// A holder with the id that it had; without one, or where another has it, with the next.
-    pub(crate) fn put_back(&mut self, id: HolderId, kind: HolderKind) {
+    pub(crate) fn put_back(&mut self, id: HolderId, kind: HolderKind) -> HolderId {
         self.holder_next = self.holder_next.max(id.saturating_add(1));
         match self.holders.binary_search_by_key(&id, |holder| holder.id) {
-            Err(place) if id != 0 => self.holders.insert(place, Holder { id, kind }),
-            _ => drop(self.push(kind)),
+            Err(place) if id != 0 => {
+                self.holders.insert(place, Holder { id, kind });
+                id
+            }
+            _ => self.push(kind).id,
         }
     }
 
@@ -136,6 +151,21 @@ impl Lease {
             }
         }
         smallest
+    }
+
+    /// Why it ends when a deadline of the whole lease has passed.
+    pub(crate) fn reason_at(&self, now: BootTime) -> Reason {
+        match (self.lifetime_end, self.loss) {
+            (Some(end), _) if end <= now => Reason::LifetimeMax,
+            (_, Reason::HoldersGone { last, .. }) => Reason::HoldersGone { last, grace: self.grace },
+            (_, loss) => loss,
+        }
+    }
+
+    /// Whether it waits before it ends: not where somebody took the last holder away, nor where one was waited for already.
+    pub(crate) fn may_wait(&self) -> bool {
+        let detached = matches!(self.loss, Reason::HoldersGone { last: Some(Last { how: Parting::Detached, .. }), .. });
+        !self.grace.is_zero() && !detached && self.loss != Reason::RestartGrace
     }
 
     /// Connections that are waited for may come at least until then.
@@ -265,6 +295,18 @@ impl Lease {
     #[must_use]
     pub fn search_environment(&self) -> bool {
         self.search_environment
+    }
+
+    /// How long it waits for another holder when the last one has gone.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    /// Until when it waits for another holder, and why it has none; while it does.
+    #[must_use]
+    pub fn waits_until(&self) -> Option<(BootTime, Reason)> {
+        Some((self.grace_end?, self.loss))
     }
 
     /// Why it ends; set as soon as that is decided.

@@ -22,6 +22,8 @@ pub struct Limits {
     pub ttl_min: Duration,
     /// The longest TTL.
     pub ttl_max: Duration,
+    /// The longest grace.
+    pub grace_max: Duration,
     /// Parents above one lease.
     pub depth_max: usize,
 }
@@ -36,6 +38,7 @@ impl Default for Limits {
             label_bytes: 1_024,
             ttl_min: Duration::from_secs(1),
             ttl_max: Duration::from_secs(7 * 24 * 60 * 60),
+            grace_max: Duration::from_secs(60 * 60),
             depth_max: 16,
         }
     }
@@ -49,6 +52,9 @@ impl Limits {
         }
         if grant.holders.len() > self.holders_per_lease {
             return Err(Refusal::LimitHolders { limit: self.holders_per_lease });
+        }
+        if grant.grace > self.grace_max {
+            return Err(Refusal::GraceTooLong { limit: self.grace_max });
         }
         grant.holders.iter().try_for_each(|holder| self.check_holder(*holder))?;
         self.check_labels(&grant.labels)

@@ -1,17 +1,19 @@
 //! Why a lease ends.
 
 use std::fmt;
+use std::time::Duration;
 
-use crate::LeaseId;
+use crate::{Last, LeaseId};
 
 /// Why a lease ends or has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// Nothing holds it any more.
     HoldersGone {
-        /// The kind of the holder that went last: "process", "connection", "ttl", "descriptor", or "none" if there
-        /// never was one.
-        last: &'static str,
+        /// The holder that went last; none if there never was one.
+        last: Option<Last>,
+        /// How long the lease has waited then for another one.
+        grace: Duration,
     },
     /// Somebody who may do so revoked it.
     Revoked,
@@ -43,8 +45,13 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::HoldersGone { last: "none" } => f.write_str("nothing holds it"),
-            Self::HoldersGone { last } => write!(f, "its last holder, a {last}, is gone"),
+            Self::HoldersGone { last, grace } => {
+                match last {
+                    Some(last) => write!(f, "its last holder, {last}")?,
+                    None => f.write_str("nothing holds it")?,
+                }
+                if grace.is_zero() { Ok(()) } else { write!(f, "; nobody came back within its grace of {grace:?}") }
+            }
             Self::Revoked => f.write_str("it was revoked"),
             Self::LifetimeMax => f.write_str("its longest life is over"),
             Self::ParentEnded(parent) => write!(f, "its parent {parent} ended"),
@@ -57,13 +64,41 @@ impl fmt::Display for Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Parting;
 
     #[test]
     fn every_reason_has_its_code_and_text() {
         let parent = LeaseId::from_bits([0; 10]);
+        let last = |kind, pid, how| Reason::HoldersGone { last: Some(Last { kind, pid, how }), grace: Duration::ZERO };
+        let waited = Reason::HoldersGone { last: None, grace: Duration::from_secs(30) };
         for (reason, code, text) in [
-            (Reason::HoldersGone { last: "none" }, "HOLDERS_GONE", "nothing holds it"),
-            (Reason::HoldersGone { last: "ttl" }, "HOLDERS_GONE", "its last holder, a ttl, is gone"),
+            (waited, "HOLDERS_GONE", "nothing holds it; nobody came back within its grace of 30s"),
+            (last("ttl", None, Parting::Expired), "HOLDERS_GONE", "its last holder, a ttl, expired"),
+            (last("process", Some(7), Parting::Gone), "HOLDERS_GONE", "its last holder, process 7, ended"),
+            (last("connection", None, Parting::Gone), "HOLDERS_GONE", "its last holder, a connection, was closed"),
+            (
+                last("connection", None, Parting::Expired),
+                "HOLDERS_GONE",
+                "its last holder, a connection, did not come in time",
+            ),
+            (last("descriptor", None, Parting::Gone), "HOLDERS_GONE", "its last holder, a descriptor, was closed"),
+            (
+                last("cgroup", None, Parting::Unpopulated),
+                "HOLDERS_GONE",
+                "its last holder, a cgroup, has no process left",
+            ),
+            (last("cgroup", None, Parting::Removed), "HOLDERS_GONE", "its last holder, a cgroup, was removed"),
+            (last("hold", None, Parting::Detached), "HOLDERS_GONE", "its last holder, a hold, was detached"),
+            (
+                last("process", Some(7), Parting::Lost),
+                "HOLDERS_GONE",
+                "its last holder, process 7, was gone after a restart of the broker",
+            ),
+            (
+                last("descriptor", None, Parting::Lost),
+                "HOLDERS_GONE",
+                "its last holder, a descriptor, was lost with the broker before",
+            ),
             (Reason::Revoked, "REVOKED", "it was revoked"),
             (Reason::LifetimeMax, "LIFETIME_MAX", "its longest life is over"),
             (Reason::ParentEnded(parent), "PARENT_ENDED", "its parent aaaaaaaaaaaaaaaa ended"),

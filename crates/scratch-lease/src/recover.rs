@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use crate::{BootTime, ConnectionId, HolderId, LeaseId, NewHolder, ProcessId};
+use crate::{BootTime, CgroupId, ConnectionId, HolderId, LeaseId, NewHolder, Parting, ProcessId};
 
 /// The record that a start finds for a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,28 +32,40 @@ pub enum Found {
 pub enum RecordedHolder {
     /// A process.
     Process(ProcessId),
+    /// A cgroup.
+    Cgroup(CgroupId),
     /// What a renewal grants.
     Ttl(Duration),
     /// A connection of the broker before, and what it is now if it has come through the restart.
     Connection(Option<ConnectionId>),
     /// A descriptor that was passed to the broker before.
-    Descriptor {
-        /// Whether it has come through the restart.
-        survived: bool,
-    },
+    Descriptor,
+    /// Until it is detached.
+    Hold,
     /// Of a kind that a later version wrote down.
     Unknown,
 }
 
-/// What is known of a process of a record.
+/// What is known of a recorded holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// It runs.
-    Alive,
-    /// It has ended.
-    Gone,
+    /// It is there.
+    There,
+    /// It has gone.
+    Gone(Parting),
     /// It could not be looked at: its leases live on, unwatched, until they are revoked or the next start knows more.
     Unknown,
+}
+
+/// A holder that an adopted lease comes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdoptedHolder {
+    /// The id that it had; 0: it gets one.
+    pub id: HolderId,
+    /// What it is from now on.
+    pub holder: NewHolder,
+    /// It is gone already, and that is how: so that it is known which was the last.
+    pub gone: Option<Parting>,
 }
 
 /// The decisions of one start. Leases come one by one, each before its children.
@@ -100,28 +112,30 @@ impl Recovery {
         recorded.filter(|parent| !self.kept.contains(parent))
     }
 
-    /// What holds an adopted lease from now on.
+    /// What an adopted lease comes with. Its lost connections come back within the restart's grace, or within `grace`, the
+    /// lease's own.
     pub fn holders(
         &self,
-        recorded: impl IntoIterator<Item = (HolderId, RecordedHolder)>,
+        recorded: impl IntoIterator<Item = (HolderId, (RecordedHolder, Known))>,
+        grace: Duration,
         now: BootTime,
-        mut look_at: impl FnMut(ProcessId) -> Known,
-    ) -> Vec<(HolderId, NewHolder)> {
-        let holder = |(id, recorded)| {
-            let holder = match recorded {
-                RecordedHolder::Process(process) if look_at(process) == Known::Gone => return None,
-                RecordedHolder::Process(process) => NewHolder::Process(process),
-                RecordedHolder::Ttl(granted) => NewHolder::Ttl(granted),
-                RecordedHolder::Connection(Some(connection)) => NewHolder::Connection(connection),
-                RecordedHolder::Connection(None) => NewHolder::LostConnection { until: now + self.grace },
-                RecordedHolder::Descriptor { survived: true } => NewHolder::Descriptor,
-                // Gone with the broker that held it; the search of environments stands in for it.
-                RecordedHolder::Descriptor { survived: false } => return None,
-                RecordedHolder::Unknown => NewHolder::Unknown,
-            };
-            Some((id, holder))
+    ) -> Vec<AdoptedHolder> {
+        let holder = |recorded| match recorded {
+            RecordedHolder::Process(process) => NewHolder::Process(process),
+            RecordedHolder::Cgroup(cgroup) => NewHolder::Cgroup(cgroup),
+            RecordedHolder::Ttl(granted) => NewHolder::Ttl(granted),
+            RecordedHolder::Connection(Some(connection)) => NewHolder::Connection(connection),
+            RecordedHolder::Connection(None) => NewHolder::LostConnection { until: now + self.grace.max(grace) },
+            RecordedHolder::Descriptor => NewHolder::Descriptor,
+            RecordedHolder::Hold => NewHolder::Hold,
+            RecordedHolder::Unknown => NewHolder::Unknown,
         };
-        recorded.into_iter().filter_map(holder).collect()
+        let gone = |known| match known {
+            Known::Gone(how) => Some(how),
+            Known::There | Known::Unknown => None,
+        };
+        let adopted = |(id, (recorded, known))| AdoptedHolder { id, holder: holder(recorded), gone: gone(known) };
+        recorded.into_iter().map(adopted).collect()
     }
 }
 
@@ -160,40 +174,27 @@ mod tests {
     }
 
     #[test]
-    fn only_a_process_that_is_provably_gone_holds_no_more() {
+    fn only_what_is_provably_gone_holds_no_more() {
         let start = Recovery::new(true, GRACE);
-        let pid = |pid| ProcessId { pid, start_time: 7, pidfd_inode: 0 };
-        let recorded = [1, 2, 3].map(|number| (number, RecordedHolder::Process(pid(number.cast_signed()))));
-        let look_at = |process: ProcessId| match process.pid {
-            1 => Known::Alive,
-            2 => Known::Gone,
-            _ => Known::Unknown,
+        let pid = ProcessId { pid: 1, start_time: 7, pidfd_inode: 0 };
+        let known = [Known::There, Known::Gone(Parting::Lost), Known::Unknown];
+        let recorded = (1..).zip(known.map(|known| (RecordedHolder::Process(pid), known)));
+        let adopted = |id, gone| AdoptedHolder { id, holder: process(1), gone };
+        let wanted = [adopted(1, None), adopted(2, Some(Parting::Lost)), adopted(3, None)];
+        assert_eq!(start.holders(recorded, Duration::ZERO, at(0)), wanted);
+    }
+
+    #[test]
+    fn lost_connections_get_the_longer_grace_and_those_that_came_through_hold_on() {
+        let start = Recovery::new(true, GRACE);
+        let recorded =
+            [None, Some(crate::ConnectionId(7))].map(|now| (RecordedHolder::Connection(now), Known::Unknown));
+        let holders = |grace| -> Vec<_> {
+            let recorded = (1..).zip(recorded);
+            start.holders(recorded, seconds_long(grace), at(10)).iter().map(|adopted| adopted.holder).collect()
         };
-        assert_eq!(start.holders(recorded, at(0), look_at), [(1, process(1)), (3, process(3))]);
-    }
-
-    #[test]
-    fn ttls_and_connections_get_their_time_again_and_descriptors_are_gone() {
-        let start = Recovery::new(true, GRACE);
-        let ttl_holder = RecordedHolder::Ttl(Duration::from_secs(5));
-        let recorded = [
-            (1, RecordedHolder::Descriptor { survived: false }),
-            (3, RecordedHolder::Connection(None)),
-            (4, ttl_holder),
-        ];
-        assert_eq!(start.holders(recorded, at(10), |_| Known::Gone), [(3, lost(40)), (4, ttl(5))]);
-    }
-
-    #[test]
-    fn what_came_through_holds_on_and_so_does_what_is_of_an_unknown_kind() {
-        let start = Recovery::new(true, GRACE);
-        let recorded = [
-            (1, RecordedHolder::Descriptor { survived: true }),
-            (2, RecordedHolder::Connection(Some(crate::ConnectionId(7)))),
-            (5, RecordedHolder::Unknown),
-        ];
-        let wanted = [(1, NewHolder::Descriptor), (2, connection(7)), (5, NewHolder::Unknown)];
-        assert_eq!(start.holders(recorded, at(10), |_| Known::Gone), wanted);
+        assert_eq!(holders(0), [lost(40), connection(7)]);
+        assert_eq!(holders(60), [lost(70), connection(7)]);
     }
 
     #[test]

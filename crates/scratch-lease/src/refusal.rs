@@ -59,6 +59,12 @@ pub enum Refusal {
         /// The limit.
         limit: Duration,
     },
+    /// The grace is longer than allowed.
+    #[error("a grace is at most {limit:?}; ask for less, or raise limits.grace_max")]
+    GraceTooLong {
+        /// The limit.
+        limit: Duration,
+    },
     /// Nothing to renew: the lease has no ttl holder.
     #[error("the lease has no ttl holder, so there is nothing to renew")]
     NoTtl,

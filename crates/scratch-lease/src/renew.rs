@@ -29,6 +29,7 @@ impl Table {
             self.index.disarm(lease);
             lease.restart_ttls(now);
             lease.wait_until(now + grace);
+            lease.grace_end = lease.grace_end.map(|_| now + lease.grace);
             self.index.arm(lease);
         }
     }

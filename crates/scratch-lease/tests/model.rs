@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use scratch_lease::{
     AreaKey, AreaKind, BootTime, ConnectionId, Due, EventKind, Grant, Granted, LeaseId, LeaseState, Limits, NewHolder,
-    ProcessId, Table, TenantId, Usage,
+    Parting, ProcessId, Table, TenantId, Usage,
 };
 
 /// How long a connection has to come back when the broker did not run.
@@ -27,6 +27,7 @@ const LIMITS: Limits = Limits {
     label_bytes: 1,
     ttl_min: Duration::from_secs(2),
     ttl_max: Duration::from_secs(15),
+    grace_max: Duration::from_secs(3600),
     depth_max: 2,
 };
 
@@ -95,6 +96,7 @@ impl Pair {
             lifetime_max: wish.lifetime_max.map(Duration::from_secs),
             labels: Default::default(),
             search_environment: wish.search_environment,
+            grace: Duration::ZERO,
         }
     }
 
@@ -161,13 +163,16 @@ impl Pair {
                 let id = self.any(lease);
                 let detached = self.table.detach(id, caller, holder).is_ok();
                 let place = self.naive.live(id, caller);
-                assert_eq!(detached, place.is_ok_and(|place| self.naive.leases[place].lose(|id, _| id == holder)));
+                assert_eq!(
+                    detached,
+                    place.is_ok_and(|place| self.naive.leases[place].lose(Parting::Detached, |id, _| id == holder))
+                );
             }
             Step::Gone(lease, holder) => {
                 let id = self.any(lease);
                 self.table.holder_gone(id, holder);
                 if let Some(place) = self.naive.place(id) {
-                    self.naive.leases[place].lose(|id, _| id == holder);
+                    self.naive.leases[place].lose(Parting::Gone, |id, _| id == holder);
                 }
             }
             Step::Close(connection) => {
@@ -242,6 +247,7 @@ impl Pair {
         for what in &due {
             match what {
                 Due::Search(id) => searched.push(*id),
+                Due::Grace(_) => panic!("no lease of this model has a grace"),
                 Due::End { id, reason } => {
                     let lease = &naive.leases[naive.place(*id).expect("only what is there ends")];
                     assert!(lease.is_there() && naive.must_end(lease), "{id} was to live, not to end: {reason}");

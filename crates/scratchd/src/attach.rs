@@ -10,9 +10,9 @@ use scratch_proto::v1;
 use crate::broker::Broker;
 use crate::clock;
 use crate::grant::CLOSED;
-use crate::holders::{Asking, Passed};
+use crate::holders::{Asking, Passed, Watched};
 use crate::reason::RequestError;
-use crate::translate::{self, lease_id};
+use crate::translate::lease_id;
 
 impl Broker {
     /// Adds a holder to a lease, and to its record before the reply. Runs on a side thread, one lease's in order.
@@ -29,7 +29,7 @@ impl Broker {
         let id = lease_id(&request.lease)?;
         let spec = request.holder.as_ref().ok_or(RequestError::Holder("Attach needs a holder"))?;
         let (new, watched, _) = asking.holder(spec, &mut passed)?;
-        let (holder, was_there) = match self.attach_to(id, &asking, new) {
+        let (holder, was_there) = match self.attach_to(id, &asking, new, &watched) {
             Ok(attached) => attached,
             Err(error) => {
                 watched.discard(&self.side);
@@ -49,11 +49,17 @@ impl Broker {
             }
         }
         self.settle();
-        Ok(v1::AttachResponse { holder: Some(translate::holder(&holder)) })
+        Ok(v1::AttachResponse { holder: Some(self.wire_holder(id, &holder)) })
     }
 
     /// True: the record has it already, as this holder or as a connection that was waited for.
-    fn attach_to(&self, id: LeaseId, asking: &Asking, new: NewHolder) -> Result<(Holder, bool), RequestError> {
+    fn attach_to(
+        &self,
+        id: LeaseId,
+        asking: &Asking,
+        new: NewHolder,
+        watched: &Watched,
+    ) -> Result<(Holder, bool), RequestError> {
         let mut state = self.lock();
         if new == NewHolder::Connection(asking.connection) && !state.open.contains(&asking.connection) {
             return Err(RequestError::Holder(CLOSED));
@@ -61,6 +67,9 @@ impl Broker {
         let before = state.table.live(id, asking.caller)?.holders().to_vec();
         let holder = state.table.attach(id, asking.caller, new, clock::now())?;
         let was_there = before.iter().any(|old| old.id == holder.id);
+        if let (Some(cgroup), false, Some(lease)) = (watched.known(), was_there, state.table.lease(id)) {
+            self.cgroups.add(lease, cgroup);
+        }
         Ok((holder, was_there))
     }
 

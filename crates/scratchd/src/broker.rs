@@ -11,6 +11,7 @@ use scratch_fs::{FsError, Pool};
 use scratch_lease::{BootTime, ConnectionId, Due, HolderKind, LeaseId, Reason, Table};
 use tokio::sync::{Notify, watch};
 
+use crate::cgroup::{Cgroup, KnownCgroups};
 use crate::channel::Channels;
 use crate::clock;
 use crate::config::Config;
@@ -40,6 +41,8 @@ pub(crate) struct Broker {
     pub(crate) settings: InForce,
     pub(crate) started: SystemTime,
     pub(crate) watch: Watch,
+    /// Cgroups that hold leases, and where they are; never locked before the table is.
+    pub(crate) cgroups: KnownCgroups,
     pub(crate) reaper: Reaper,
     pub(crate) side: Side,
     pub(crate) channels: OnceLock<Channels>,
@@ -106,6 +109,7 @@ impl Broker {
             settings: InForce::new(parts.settings),
             started: SystemTime::now(),
             watch: Watch::new()?,
+            cgroups: KnownCgroups::default(),
             reaper: Reaper::default(),
             side: Side::start()?,
             channels: OnceLock::new(),
@@ -171,18 +175,30 @@ impl Broker {
     /// Does all that is due now: what every event ends in.
     pub(crate) fn settle(self: &Arc<Self>) {
         let due = self.lock().table.due(BootTime(self.decided_until()));
-        self.watch.arm(|| {
-            let awaited = self.awaited_until.load(Ordering::Acquire);
-            self.lock().table.next_deadline().filter(|time| time.0 > awaited)
-        });
+        self.arm();
         for one in due {
             match one {
                 Due::End { id, reason } => {
                     self.end(id, reason, None);
                 }
                 Due::Search(id) => self.search(id),
+                Due::Grace(id) => self.wait_for_holder(id),
             }
         }
+    }
+
+    /// A lease without holders waits for one, and the timer for the end of that.
+    pub(crate) fn wait_for_holder(&self, id: LeaseId) {
+        self.lock().table.wait_for_holder(id, clock::now());
+        tracing::info!(lease = %id, "nothing holds the lease any more, its grace begins");
+        self.arm();
+    }
+
+    fn arm(&self) {
+        self.watch.arm(|| {
+            let awaited = self.awaited_until.load(Ordering::Acquire);
+            self.lock().table.next_deadline().filter(|time| time.0 > awaited)
+        });
     }
 
     /// Deadlines up to here may be acted on, later ones not yet.
@@ -250,6 +266,7 @@ impl Broker {
             let holders = state.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
             state.table.forget(id);
             state.identities.remove(&id);
+            self.cgroups.forget(id);
             holders
         };
         for holder in holders {
@@ -268,6 +285,13 @@ impl Broker {
     pub(crate) fn watch_process(&self, lease: LeaseId, holder: u32, process: HeldProcess) {
         if let Err(errno) = self.watch.process(process, (lease, holder)) {
             tracing::error!(%lease, %errno, "a process can't be watched; its lease lives until it is revoked");
+        }
+    }
+
+    /// The same for a cgroup.
+    pub(crate) fn watch_cgroup(&self, lease: LeaseId, holder: u32, cgroup: Cgroup) {
+        if let Err(errno) = self.watch.cgroup(cgroup, (lease, holder)) {
+            tracing::error!(%lease, %errno, "a cgroup can't be watched; its lease lives until it is revoked");
         }
     }
 

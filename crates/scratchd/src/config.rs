@@ -94,6 +94,9 @@ pub struct LimitsConfig {
     /// Longest TTL granted.
     #[serde(deserialize_with = "duration")]
     pub ttl_max: Duration,
+    /// Longest grace of a lease.
+    #[serde(deserialize_with = "duration")]
+    pub grace_max: Duration,
     /// Connections to the handle channel.
     pub connections: usize,
     /// Descriptors that were sent on all its connections and not yet received, or wait behind a ticket.
@@ -116,6 +119,7 @@ impl Default for LimitsConfig {
             label_bytes: lease.label_bytes as u64,
             ttl_min: lease.ttl_min,
             ttl_max: lease.ttl_max,
+            grace_max: lease.grace_max,
             connections: 4096,
             unread_descriptors: 4096,
             calls: 4096,
@@ -230,6 +234,7 @@ impl Config {
             label_bytes: usize::try_from(self.limits.label_bytes).unwrap_or(usize::MAX),
             ttl_min: self.limits.ttl_min,
             ttl_max: self.limits.ttl_max,
+            grace_max: self.limits.grace_max,
             ..scratch_lease::Limits::default()
         }
     }

@@ -8,6 +8,7 @@ use scratch_lease::{Caller, Lease, LeaseId, Reason, Refusal, TenantId};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
+use crate::clock;
 
 /// So many are remembered, and so many of one tenant.
 const ENDED_MAX: usize = 4096;
@@ -82,6 +83,11 @@ impl Broker {
 
 /// Why a lease is there.
 fn held(lease: &Lease, since: Option<prost_types::Timestamp>) -> v1::Reason {
+    if let Some((until, loss)) = lease.waits_until() {
+        let until = humantime::format_rfc3339_seconds(clock::wall(until));
+        let text = format!("{loss}; it waits for another holder until {until}");
+        return v1::Reason { code: "GRACE".to_owned(), text, time: since };
+    }
     let kinds = lease.holders().iter().map(|holder| match holder.kind {
         scratch_lease::HolderKind::Process(process) => format!("process {}", process.pid),
         kind => format!("a {}", kind.name()),

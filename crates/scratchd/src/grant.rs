@@ -102,8 +102,15 @@ impl Broker {
             lifetime_max: request.lifetime_max.map(duration).transpose()?.filter(|time| !time.is_zero()),
             labels: request.labels.into_iter().collect(),
             search_environment: request.search_environment,
+            grace: request.grace.map(duration).transpose()?.unwrap_or_default(),
         };
         let ids = self.decide_grant(grant, asking, note)?;
+        if let Some(lease) = self.lock().table.lease(id) {
+            holders
+                .iter()
+                .filter_map(|(_, watched, _)| watched.known())
+                .for_each(|cgroup| self.cgroups.add(lease, cgroup));
+        }
         self.make_granted(id, &asking.identity)?;
         Ok((id, ids))
     }
@@ -192,6 +199,7 @@ impl Broker {
                 let mut state = self.lock();
                 state.table.forget(id);
                 state.identities.remove(&id);
+                self.cgroups.forget(id);
             }
             self.activity();
             error.into()
@@ -200,7 +208,7 @@ impl Broker {
 
     pub(crate) fn record(&self, id: LeaseId) -> Option<Record> {
         let state = self.lock();
-        Some(translate::record(&state, state.table.lease(id)?))
+        Some(translate::record(&state, &self.cgroups, state.table.lease(id)?))
     }
 
     fn commit_grant(
@@ -237,6 +245,7 @@ impl Broker {
         match watched {
             Watched::Nothing => Ok(()),
             Watched::Process(process) => self.watch.process(process, (lease, holder)),
+            Watched::Cgroup(cgroup) => self.watch.cgroup(*cgroup, (lease, holder)),
             Watched::Socket(socket) => self.watch.socket(socket, (lease, holder)).map_err(|(errno, socket)| {
                 self.side.close(vec![socket]);
                 errno

@@ -4,9 +4,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use scratch_lease::{Caller, ConnectionId, NewHolder};
+use scratch_lease::{Caller, CgroupId, ConnectionId, NewHolder};
 use scratch_proto::v1::{self, ProcessHolder};
 
+use crate::cgroup::{Cgroup, KnownCgroup};
 use crate::client::{Client, Road};
 use crate::clock;
 use crate::peer::{Identity, is_connected_unix_socket};
@@ -49,6 +50,7 @@ pub(crate) type Holding = (NewHolder, Watched, &'static str);
 pub(crate) enum Watched {
     Process(HeldProcess),
     Socket(OwnedFd),
+    Cgroup(Box<Cgroup>),
     Nothing,
 }
 
@@ -68,6 +70,13 @@ impl Passed<'_> {
         self.side.close(vec![next]);
         Err(RequestError::Holder(else_say))
     }
+
+    fn cgroup(&mut self) -> Result<Cgroup, RequestError> {
+        let next = self.rest.next().ok_or(RequestError::DescriptorCount { expected: 1, received: 0 })?;
+        let cgroup = Cgroup::of_directory(&next);
+        self.side.close(vec![next]);
+        cgroup
+    }
 }
 
 impl Drop for Passed<'_> {
@@ -77,6 +86,11 @@ impl Drop for Passed<'_> {
 }
 
 impl Watched {
+    /// What is to be known of it beyond its watching.
+    pub(crate) fn known(&self) -> Option<&Arc<KnownCgroup>> {
+        if let Self::Cgroup(cgroup) = self { Some(&cgroup.known) } else { None }
+    }
+
     /// Closes a passed socket that is not to be watched.
     pub(crate) fn discard(self, side: &Side) {
         if let Self::Socket(socket) = self {
@@ -151,8 +165,19 @@ impl Asking {
                 let socket = passed.next(is_connected_unix_socket, NO_SOCKET)?;
                 Ok((NewHolder::Descriptor, Watched::Socket(socket), ""))
             }
-            Some(Kind::Cgroup(_)) => Err(RequestError::Unimplemented("a cgroup holder")),
-            Some(Kind::Hold(_)) => Err(RequestError::Unimplemented("a hold")),
+            Some(Kind::Cgroup(wanted)) => {
+                if !wanted.fd {
+                    return Err(RequestError::Holder("a cgroup holder needs its cgroup's directory; set fd"));
+                }
+                let cgroup = passed.cgroup()?;
+                let id = CgroupId(cgroup.known.record.inode);
+                Ok((NewHolder::Cgroup(id), Watched::Cgroup(Box::new(cgroup)), ""))
+            }
+            Some(Kind::Hold(_)) if self.caller.admin => Ok((NewHolder::Hold, Watched::Nothing, "")),
+            Some(Kind::Hold(_)) => Err(RequestError::NotPermitted(
+                "a hold, which nothing but a Detach or a Revoke ends,",
+                "root and the admin group; let a process, a cgroup or a ttl hold the lease",
+            )),
         }
     }
 

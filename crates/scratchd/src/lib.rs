@@ -5,6 +5,7 @@
 
 mod attach;
 mod broker;
+mod cgroup;
 mod channel;
 mod client;
 mod clock;

@@ -1,5 +1,5 @@
 //! The watcher's thread: turns what has ended, and time that has passed, into the table's decisions.
-//! Waits on: pidfds, passed sockets, the boot-time timer, being woken.
+//! Waits on: pidfds, passed sockets, cgroups, the boot-time timer, being woken.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +27,8 @@ impl Broker {
             };
             if !ended.holders.is_empty() {
                 let mut state = self.lock();
-                for (lease, holder) in ended.holders {
-                    state.table.holder_gone(lease, holder);
+                for ((lease, holder), how) in ended.holders {
+                    state.table.holder_parted(lease, holder, how);
                 }
             }
             self.side.close(ended.descriptors);

@@ -189,6 +189,7 @@ fn refusal_code_and_reason(refusal: &Refusal) -> (tonic::Code, &'static str) {
         Refusal::LimitHolders { .. } => (Code::ResourceExhausted, "LIMIT_HOLDERS"),
         Refusal::LimitLabels { .. } | Refusal::LabelTooLong { .. } => (Code::InvalidArgument, "LIMIT_LABELS"),
         Refusal::TtlTooLong { .. } | Refusal::TtlTooShort { .. } => (Code::InvalidArgument, "TTL_INVALID"),
+        Refusal::GraceTooLong { .. } => (Code::InvalidArgument, "LIMIT_GRACE"),
         Refusal::NoTtl => (Code::FailedPrecondition, "NO_TTL"),
         Refusal::Depth { .. } => (Code::ResourceExhausted, "LIMIT_DEPTH"),
         Refusal::NonceBusy => (Code::Unavailable, "NONCE_BUSY"),
@@ -203,7 +204,7 @@ fn refusal_limit(refusal: &Refusal) -> Option<String> {
         | Refusal::LimitLabels { limit }
         | Refusal::LabelTooLong { limit }
         | Refusal::Depth { limit } => Some(limit.to_string()),
-        Refusal::TtlTooLong { limit } | Refusal::TtlTooShort { limit } => {
+        Refusal::TtlTooLong { limit } | Refusal::TtlTooShort { limit } | Refusal::GraceTooLong { limit } => {
             Some(humantime::format_duration(*limit).to_string())
         }
         Refusal::LeaseUnknown

@@ -8,10 +8,12 @@ use std::time::Duration;
 use rustix::io::Errno;
 use scratch_fs::{Boot, FsError, Record, RecordHolder, RecordHolderKind, Torn};
 use scratch_lease::{
-    BootTime, Found, FoundRecord, Grant, HolderKind, Known, LeaseId, ProcessId, RecordedHolder, Recovery, TenantId,
+    BootTime, CgroupId, Found, FoundRecord, Grant, Holder, HolderKind, Known, LeaseId, Parting, ProcessId,
+    RecordedHolder, Recovery, TenantId,
 };
 
 use crate::broker::Broker;
+use crate::cgroup::{self, Cgroup, KnownCgroup, Mounts};
 use crate::clock;
 use crate::debt::{Debt, Subject};
 use crate::parked::Survived;
@@ -37,6 +39,17 @@ struct Start {
     processes: HashMap<ProcessId, Known>,
     /// What has survived the broker before.
     survived: Survived,
+    /// Where cgroups are looked for; read once.
+    mounts: Option<Mounts>,
+}
+
+/// What was found of one lease's holders.
+#[derive(Debug, Default)]
+struct Evidence {
+    processes: HashMap<ProcessId, HeldProcess>,
+    cgroups: HashMap<CgroupId, Cgroup>,
+    /// What is to be written into its record again, also of those that could not be looked at.
+    known: Vec<Arc<KnownCgroup>>,
 }
 
 impl Broker {
@@ -63,7 +76,7 @@ impl Broker {
         }
         let recorded: HashSet<_> = records.iter().map(|(lease, _)| *lease).collect();
         let recovery = Recovery::new(same_boot, self.settings.get().grace);
-        let mut start = Start { recovery, processes: HashMap::new(), survived };
+        let mut start = Start { recovery, processes: HashMap::new(), survived, mounts: None };
         // First of all: children must find that nothing is known of their parent.
         let unrecorded = directories.difference(&recorded).map(|lease| (*lease, None));
         let found = in_order_of_age(records).into_iter().map(|(lease, record)| (lease, Some(record)));
@@ -105,34 +118,46 @@ impl Broker {
     fn adopt(self: &Arc<Self>, lease: LeaseId, record: &Record, start: &mut Start) {
         let parent = start.recovery.parent(record.parent.parse().ok());
         let now = clock::now();
-        let mut found = HashMap::new();
-        let recorded = record.holders.iter().map(|holder| (holder.id, start.recorded_holder(lease, holder)));
-        let recorded: Vec<_> = recorded.collect();
-        let holders = start.recovery.holders(recorded, now, |process| {
-            *start.processes.entry(process).or_insert_with(|| find(process, &mut found))
-        });
+        let mut found = Evidence::default();
+        let recorded: Vec<_> =
+            record.holders.iter().map(|holder| (holder.id, start.recorded_holder(lease, holder, &mut found))).collect();
+        let holders = start.recovery.holders(recorded, Duration::from_nanos(record.grace), now);
         let identity = Identity { uid: record.uid, gid: record.gid, groups: record.groups.clone() };
         let holders = {
             let mut state = self.lock();
             state.identities.insert(lease, Arc::new(identity));
             let times = (BootTime(record.created), now);
             state.table.adopt(grant_of(lease, record, parent), holders, record.holder_next, times);
-            state.table.lease(lease).map(|lease| lease.holders().to_vec()).unwrap_or_default()
+            let adopted = state.table.lease(lease);
+            if let Some(lease) = adopted {
+                found.known.iter().for_each(|cgroup| self.cgroups.add(lease, cgroup));
+            }
+            adopted.map(|lease| lease.holders().to_vec()).unwrap_or_default()
         };
         for holder in holders {
-            if holder.kind == HolderKind::Descriptor
-                && let Some(socket) = start.survived.descriptors.remove(&(lease, holder.id))
-                && let Err((errno, socket)) = self.watch.socket(socket, (lease, holder.id))
-            {
-                tracing::error!(%lease, %errno, "a passed socket can't be watched; its lease lives until it is revoked");
-                self.side.close(vec![socket]);
+            self.watch_again(lease, holder, &mut found, start);
+        }
+    }
+
+    fn watch_again(&self, lease: LeaseId, holder: Holder, found: &mut Evidence, start: &mut Start) {
+        let key = (lease, holder.id);
+        match holder.kind {
+            HolderKind::Process(process) if !self.watch.also(process, key) => {
+                let held = found.processes.remove(&process);
+                held.into_iter().for_each(|held| self.watch_process(lease, holder.id, held));
             }
-            if let HolderKind::Process(process) = holder.kind
-                && !self.watch.also(process, (lease, holder.id))
-                && let Some(held) = found.remove(&process)
-            {
-                self.watch_process(lease, holder.id, held);
+            HolderKind::Cgroup(id) => {
+                let cgroup = found.cgroups.remove(&id);
+                cgroup.into_iter().for_each(|cgroup| self.watch_cgroup(lease, holder.id, cgroup));
             }
+            HolderKind::Descriptor => {
+                let socket = start.survived.descriptors.remove(&key);
+                if let Some(Err((errno, socket))) = socket.map(|socket| self.watch.socket(socket, key)) {
+                    tracing::error!(%lease, %errno, "a passed socket can't be watched; its lease lives until it is revoked");
+                    self.side.close(vec![socket]);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -144,7 +169,7 @@ impl Broker {
         tracing::warn!(%lease, path = %debt.path.display(), blocker = %debt.blocker, "a dead lease can't be put away yet");
         self.reaper.owe(*debt);
         if let Some(record) = record {
-            let unheld = Record { holders: Vec::new(), search_environment: false, ..record };
+            let unheld = Record { holders: Vec::new(), search_environment: false, grace: 0, ..record };
             if let Err(error) = self.pool.write_record(lease, &unheld) {
                 tracing::warn!(%lease, %error, "its record still names holders, ignoring");
             }
@@ -175,25 +200,51 @@ fn in_order_of_age(mut records: Vec<scratch_fs::FoundRecord>) -> Vec<scratch_fs:
 }
 
 impl Start {
-    /// A holder as its record names it, and what it is now if it has come through the restart.
-    fn recorded_holder(&self, lease: LeaseId, holder: &RecordHolder) -> RecordedHolder {
+    /// A holder as its record names it, with what is known of it now.
+    fn recorded_holder(
+        &mut self,
+        lease: LeaseId,
+        holder: &RecordHolder,
+        found: &mut Evidence,
+    ) -> (RecordedHolder, Known) {
         let key = (lease, holder.id);
         match &holder.kind {
-            Some(RecordHolderKind::Process(process)) => RecordedHolder::Process(ProcessId {
-                pid: process.pid,
-                start_time: process.start_time,
-                pidfd_inode: process.pidfd_inode,
-            }),
-            Some(RecordHolderKind::Ttl(granted)) => RecordedHolder::Ttl(Duration::from_nanos(*granted)),
+            Some(RecordHolderKind::Process(process)) => {
+                let id =
+                    ProcessId { pid: process.pid, start_time: process.start_time, pidfd_inode: process.pidfd_inode };
+                let known = *self.processes.entry(id).or_insert_with(|| find(id, &mut found.processes));
+                (RecordedHolder::Process(id), known)
+            }
+            Some(RecordHolderKind::Cgroup(cgroup)) => {
+                let known = match Cgroup::find(self.mounts.get_or_insert_with(Mounts::read), cgroup) {
+                    cgroup::Found::There(cgroup) => {
+                        found.known.push(Arc::clone(&cgroup.known));
+                        found.cgroups.insert(CgroupId(cgroup.known.record.inode), cgroup);
+                        Known::There
+                    }
+                    cgroup::Found::Gone(how) => Known::Gone(how),
+                    cgroup::Found::Unknown => {
+                        let known = KnownCgroup::of(cgroup);
+                        tracing::warn!(path = %known.path.display(), "a cgroup can't be looked at; its leases are kept");
+                        found.known.push(Arc::new(known));
+                        Known::Unknown
+                    }
+                };
+                (RecordedHolder::Cgroup(CgroupId(cgroup.inode)), known)
+            }
+            Some(RecordHolderKind::Ttl(granted)) => (RecordedHolder::Ttl(Duration::from_nanos(*granted)), Known::There),
             Some(RecordHolderKind::Connection(_)) => {
-                RecordedHolder::Connection(self.survived.connections.get(&key).copied())
+                (RecordedHolder::Connection(self.survived.connections.get(&key).copied()), Known::Unknown)
             }
             Some(RecordHolderKind::Descriptor(_)) => {
-                RecordedHolder::Descriptor { survived: self.survived.descriptors.contains_key(&key) }
+                let survived = self.survived.descriptors.contains_key(&key);
+                // Else gone with the broker that held it; the search of environments stands in for it.
+                (RecordedHolder::Descriptor, if survived { Known::There } else { Known::Gone(Parting::Lost) })
             }
+            Some(RecordHolderKind::Hold(_)) => (RecordedHolder::Hold, Known::There),
             None => {
                 tracing::warn!(%lease, holder = holder.id, "held by what a later version knows: kept until revoked");
-                RecordedHolder::Unknown
+                (RecordedHolder::Unknown, Known::Unknown)
             }
         }
     }
@@ -204,9 +255,9 @@ fn find(wanted: ProcessId, found: &mut HashMap<ProcessId, HeldProcess>) -> Known
     match HeldProcess::of_pid(wanted.pid) {
         Ok(held) if held.id == wanted => {
             found.insert(wanted, held);
-            Known::Alive
+            Known::There
         }
-        Ok(_) | Err(Errno::SRCH | Errno::NOENT) => Known::Gone,
+        Ok(_) | Err(Errno::SRCH | Errno::NOENT) => Known::Gone(Parting::Lost),
         Err(errno) => {
             tracing::warn!(pid = wanted.pid, %errno, "a process can't be looked at; its leases are kept");
             Known::Unknown
@@ -226,5 +277,6 @@ fn grant_of(id: LeaseId, record: &Record, parent: Option<LeaseId>) -> Grant {
         lifetime_max: (record.lifetime_end != 0).then_some(lifetime),
         labels: record.labels.clone(),
         search_environment: record.search_environment,
+        grace: Duration::from_nanos(record.grace),
     }
 }

@@ -126,6 +126,7 @@ impl Broker {
                 Due::End { id, reason } if id == lease => self.end(id, reason, when_freed.take()),
                 Due::End { id, reason } => self.end(id, reason, None),
                 Due::Search(id) => self.search(id),
+                Due::Grace(id) => self.wait_for_holder(id),
             }
         }
         if let Some(when_freed) = when_freed {

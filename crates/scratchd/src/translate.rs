@@ -8,6 +8,7 @@ use scratch_lease::{BootTime, HolderKind, Lease, LeaseId, LeaseState, Refusal};
 use scratch_proto::v1;
 
 use crate::broker::{Broker, State};
+use crate::cgroup::KnownCgroups;
 use crate::clock;
 use crate::debt::Debt;
 use crate::reason::{RequestError, errno_name};
@@ -45,25 +46,30 @@ pub(crate) fn timestamp(time: BootTime) -> Timestamp {
     Timestamp::from(clock::wall(time))
 }
 
-/// One holder.
-pub(crate) fn holder(holder: &scratch_lease::Holder) -> v1::Holder {
-    use v1::holder::{ConnectionInfo, DescriptorInfo, Kind, ProcessInfo, TtlInfo};
-    let kind = match holder.kind {
-        HolderKind::Connection(_) => Kind::Connection(ConnectionInfo { lost: false }),
-        HolderKind::LostConnection { .. } | HolderKind::AwaitedConnection { .. } => {
-            Kind::Connection(ConnectionInfo { lost: true })
-        }
-        HolderKind::Process(process) => Kind::Process(ProcessInfo { pid: process.pid }),
-        HolderKind::Ttl { granted, deadline } => {
-            Kind::Ttl(TtlInfo { granted_ttl: Some(wire_duration(granted)), expire_time: Some(timestamp(deadline)) })
-        }
-        HolderKind::Descriptor => Kind::Descriptor(DescriptorInfo {}),
-        HolderKind::Unknown => return v1::Holder { id: holder.id, kind: None },
-    };
-    v1::Holder { id: holder.id, kind: Some(kind) }
-}
-
 impl Broker {
+    /// One holder of a lease.
+    pub(crate) fn wire_holder(&self, lease: LeaseId, holder: &scratch_lease::Holder) -> v1::Holder {
+        use v1::holder::{CgroupInfo, ConnectionInfo, DescriptorInfo, HoldInfo, Kind, ProcessInfo, TtlInfo};
+        let kind = match holder.kind {
+            HolderKind::Connection(_) => Kind::Connection(ConnectionInfo { lost: false }),
+            HolderKind::LostConnection { .. } | HolderKind::AwaitedConnection { .. } => {
+                Kind::Connection(ConnectionInfo { lost: true })
+            }
+            HolderKind::Process(process) => Kind::Process(ProcessInfo { pid: process.pid }),
+            HolderKind::Ttl { granted, deadline } => {
+                Kind::Ttl(TtlInfo { granted_ttl: Some(wire_duration(granted)), expire_time: Some(timestamp(deadline)) })
+            }
+            HolderKind::Descriptor => Kind::Descriptor(DescriptorInfo {}),
+            HolderKind::Cgroup(cgroup) => {
+                let known = self.cgroups.get(lease, cgroup);
+                Kind::Cgroup(CgroupInfo { path: known.map(|known| path_bytes(&known.path)).unwrap_or_default() })
+            }
+            HolderKind::Hold => Kind::Hold(HoldInfo {}),
+            HolderKind::Unknown => return v1::Holder { id: holder.id, kind: None },
+        };
+        v1::Holder { id: holder.id, kind: Some(kind) }
+    }
+
     /// A lease as List gives it; the tenant's name is looked up by the caller, where that may block.
     pub(crate) fn wire_lease(&self, lease: &Lease) -> v1::Lease {
         let state = match lease.state() {
@@ -76,7 +82,7 @@ impl Broker {
             pool: self.config.pool[0].name.clone(),
             path: path_bytes(&self.pool.lease_path(lease.id())),
             state: state.into(),
-            holders: lease.holders().iter().map(holder).collect(),
+            holders: lease.holders().iter().map(|holder| self.wire_holder(lease.id(), holder)).collect(),
             granted_ttl: lease.granted_ttl().map(wire_duration),
             expire_time: lease.granted_ttl().and_then(|_| lease.expire_time()).map(timestamp),
             labels: lease.labels().clone().into_iter().collect(),
@@ -99,7 +105,7 @@ impl Broker {
             id: lease.id().to_string(),
             path: path_bytes(&self.pool.lease_path(lease.id())),
             granted_ttl: lease.granted_ttl().map(wire_duration),
-            holders: lease.holders().iter().map(holder).collect(),
+            holders: lease.holders().iter().map(|holder| self.wire_holder(lease.id(), holder)).collect(),
             firmness: v1::Firmness::Soft.into(),
             generation,
             fd: false,
@@ -109,7 +115,7 @@ impl Broker {
 }
 
 /// What a restart needs to know of a lease. Nothing holds one that ends: a start must not give it back its life.
-pub(crate) fn record(state: &State, lease: &Lease) -> Record {
+pub(crate) fn record(state: &State, cgroups: &KnownCgroups, lease: &Lease) -> Record {
     let identity = state.identities.get(&lease.id());
     let ends = lease.reason().is_some();
     let holders = if ends { &[] } else { lease.holders() };
@@ -122,17 +128,22 @@ pub(crate) fn record(state: &State, lease: &Lease) -> Record {
         device: 0,
         inode: 0,
         created: lease.created().0,
-        holders: holders.iter().map(record_holder).collect(),
+        holders: holders.iter().map(|holder| record_holder(lease.id(), cgroups, holder)).collect(),
         parent: lease.parent().map(|parent| parent.to_string()).unwrap_or_default(),
         labels: lease.labels().clone(),
         lifetime_end: lease.lifetime_end().map_or(0, |time| time.0),
         search_environment: lease.search_environment() && !ends,
+        grace: nanoseconds(lease.grace()),
         holder_next: lease.holder_next(),
     }
 }
 
-fn record_holder(holder: &scratch_lease::Holder) -> scratch_fs::RecordHolder {
-    use scratch_fs::{RecordHolderKind, RecordProcess};
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn record_holder(lease: LeaseId, cgroups: &KnownCgroups, holder: &scratch_lease::Holder) -> scratch_fs::RecordHolder {
+    use scratch_fs::{RecordCgroup, RecordHolderKind, RecordProcess};
     let kind = match holder.kind {
         HolderKind::Connection(_) | HolderKind::LostConnection { .. } | HolderKind::AwaitedConnection { .. } => {
             RecordHolderKind::Connection(true)
@@ -142,8 +153,14 @@ fn record_holder(holder: &scratch_lease::Holder) -> scratch_fs::RecordHolder {
             start_time: process.start_time,
             pidfd_inode: process.pidfd_inode,
         }),
-        HolderKind::Ttl { granted, .. } => RecordHolderKind::Ttl(u64::try_from(granted.as_nanos()).unwrap_or(u64::MAX)),
+        HolderKind::Ttl { granted, .. } => RecordHolderKind::Ttl(nanoseconds(granted)),
         HolderKind::Descriptor => RecordHolderKind::Descriptor(true),
+        HolderKind::Cgroup(cgroup) => {
+            let known = cgroups.get(lease, cgroup).map(|known| known.record.clone());
+            // Without its place it is unknown to the next broker, and so kept.
+            RecordHolderKind::Cgroup(known.unwrap_or(RecordCgroup { inode: cgroup.0, ..RecordCgroup::default() }))
+        }
+        HolderKind::Hold => RecordHolderKind::Hold(true),
         // As it was found.
         HolderKind::Unknown => return scratch_fs::RecordHolder { kind: None, id: holder.id },
     };

@@ -1,5 +1,7 @@
-//! The liveness watcher: one thread that waits on pidfds, on passed sockets, on one boot-time timer and on being woken.
-//! It reports what has ended; what follows from that is decided elsewhere.
+//! The liveness watcher: one thread that waits on pidfds, on passed sockets, on cgroups, on one boot-time timer and on being
+//! woken. It reports what has ended; what follows from that is decided elsewhere.
+
+mod cgroups;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,13 +12,16 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
-use scratch_lease::{BootTime, HolderId, LeaseId, ProcessId};
+use scratch_lease::{BootTime, HolderId, LeaseId, Parting, ProcessId};
 
+use crate::cgroup::Cgroup;
 use crate::process::HeldProcess;
+use cgroups::Cgroups;
 
 const TIMER: u64 = 0;
 const WAKE: u64 = 1;
-const FIRST_TOKEN: u64 = 2;
+const REMOVALS: u64 = 2;
+const FIRST_TOKEN: u64 = 3;
 
 /// A holder of a lease, as the table names it.
 pub(crate) type HolderKey = (LeaseId, HolderId);
@@ -24,8 +29,8 @@ pub(crate) type HolderKey = (LeaseId, HolderId);
 /// What one wait has brought.
 #[derive(Debug, Default)]
 pub(crate) struct Ended {
-    /// Holders that are gone, on positive proof.
-    pub(crate) holders: Vec<HolderKey>,
+    /// Holders that are gone, on positive proof, and how they went.
+    pub(crate) holders: Vec<(HolderKey, Parting)>,
     /// Descriptors of clients that are to be closed elsewhere: closing may block.
     pub(crate) descriptors: Vec<OwnedFd>,
     /// The deadline that the timer fired for.
@@ -42,6 +47,8 @@ pub(crate) struct Watch {
     armed: Mutex<Option<BootTime>>,
     next_token: AtomicU64,
     watched: Mutex<Watched>,
+    /// Locked apart: whether a cgroup has processes is read under this lock.
+    cgroups: Mutex<Cgroups>,
 }
 
 #[derive(Debug, Default)]
@@ -64,8 +71,10 @@ impl Watch {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
         epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)?;
-        let next_token = AtomicU64::new(FIRST_TOKEN);
-        Ok(Self { epoll, timer, wake, armed: Mutex::new(None), next_token, watched: Mutex::default() })
+        let cgroups = Cgroups::new()?;
+        epoll::add(&epoll, &cgroups.inotify, EventData::new_u64(REMOVALS), EventFlags::IN)?;
+        let (next_token, cgroups) = (AtomicU64::new(FIRST_TOKEN), Mutex::new(cgroups));
+        Ok(Self { epoll, timer, wake, armed: Mutex::new(None), next_token, watched: Mutex::default(), cgroups })
     }
 
     /// Watches a process for a holder. Many holders of one process share one pidfd.
@@ -126,8 +135,20 @@ impl Watch {
         sockets.into_values().map(|(socket, holder)| (holder, socket)).collect()
     }
 
+    /// Watches a cgroup for a holder.
+    ///
+    /// # Errors
+    /// Of inotify_add_watch(2) and epoll_ctl(2); then nothing is watched.
+    pub(crate) fn cgroup(&self, cgroup: Cgroup, holder: HolderKey) -> Result<(), Errno> {
+        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
+        self.cgroups().add(&self.epoll, token, cgroup, holder)
+    }
+
     /// Stops watching for a holder whose lease has ended. A passed socket is returned, to be closed where that may block.
     pub(crate) fn forget(&self, holder: HolderKey, process: Option<ProcessId>) -> Option<OwnedFd> {
+        if self.cgroups().forget(&self.epoll, holder) {
+            return None;
+        }
         let mut watched = self.lock();
         if let Some(token) = watched.socket_tokens.remove(&holder) {
             let (socket, _) = watched.sockets.remove(&token)?;
@@ -206,18 +227,25 @@ impl Watch {
                 // EAGAIN can't be: it was readable, and only this thread reads it.
                 let _ = rustix::io::read(&self.wake, &mut [0; 8]);
             }
+            REMOVALS => ended.holders.extend(self.cgroups().look_below(&self.epoll)),
             token => {
+                ended.holders.extend(self.cgroups().look(&self.epoll, token));
+                let gone = |holder| (holder, Parting::Gone);
                 let mut watched = self.lock();
                 if let Some(holders) = watched.drop_process(token, &self.epoll) {
-                    ended.holders.extend(holders);
+                    ended.holders.extend(holders.into_iter().map(gone));
                 } else if let Some((socket, holder)) = watched.sockets.remove(&token) {
                     watched.socket_tokens.remove(&holder);
                     let _ = epoll::delete(&self.epoll, &socket); // it is closed elsewhere, later
-                    ended.holders.push(holder);
+                    ended.holders.push(gone(holder));
                     ended.descriptors.push(socket);
                 }
             }
         }
+    }
+
+    fn cgroups(&self) -> std::sync::MutexGuard<'_, Cgroups> {
+        self.cgroups.lock().expect("a thread that panics ends the process")
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Watched> {

@@ -1,8 +1,9 @@
 //! `scratch lease grant`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use scratch_client::{Client, ConnectOptions, GrantOptions, Holder};
+use scratch_client::{CgroupDirectory, Client, ConnectOptions, GrantOptions, Holder};
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -13,10 +14,12 @@ const EXAMPLES: &str = "Examples:
   id=$(scratch lease grant)                held by the calling shell
   id=$(scratch lease grant --ttl 10m)      held by time; see `lease renew`
   scratch lease grant --holder-pid 4711 --output json | jq -r .path
+  scratch lease grant --cgroup /sys/fs/cgroup/job --grace 1m
+  scratch lease grant --hold               held until `lease revoke`; as root
 
 The id alone is printed; the directory is in the JSON and in `lease show`.
-Without --ttl and --holder-pid the calling shell holds the lease, see
-`scratch mktemp --help`.";
+Without --ttl, --holder-pid, --cgroup and --hold the calling shell holds the
+lease, see `scratch mktemp --help`.";
 
 /// Grant a lease, and print its id
 #[derive(Debug, clap::Args)]
@@ -31,6 +34,15 @@ pub(super) struct GrantArgs {
     /// Held by this process; with --ttl by both
     #[arg(long, value_name = "PID")]
     holder_pid: Option<u32>,
+    /// Held by this cgroup's directory (version 2) until it has no process any more
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// Held until it is detached or revoked; for root and the admin group
+    #[arg(long)]
+    hold: bool,
+    /// Let it live on so long after its last holder has gone, so that another can come
+    #[arg(long, value_name = "DURATION", value_parser = argument::duration)]
+    grace: Option<Duration>,
     /// The lease that it ends with at the latest
     #[arg(long, value_name = "LEASE")]
     parent: Option<String>,
@@ -47,6 +59,10 @@ pub(super) struct GrantArgs {
 /// Grants a lease, and leaves it to its holders.
 pub(super) fn grant(args: GrantArgs) -> Result<(), Failure> {
     let mut holders: Vec<Holder> = args.ttl.map(Holder::Ttl).into_iter().collect();
+    if let Some(path) = &args.cgroup {
+        holders.push(Holder::Cgroup(CgroupDirectory::open(path)?));
+    }
+    holders.extend(args.hold.then_some(Holder::Hold));
     if holders.is_empty() || args.holder_pid.is_some() {
         holders.push(Holder::Other(Shell::named_or_calling(args.holder_pid)?.pidfd));
     }
@@ -56,6 +72,7 @@ pub(super) fn grant(args: GrantArgs) -> Result<(), Failure> {
         labels: args.labels.into_iter().collect(),
         parent: args.parent,
         lifetime_max: args.lifetime,
+        grace: args.grace,
         ..GrantOptions::default()
     };
     let connect = ConnectOptions { program: Some("/proc/self/exe".into()), ..ConnectOptions::default() };

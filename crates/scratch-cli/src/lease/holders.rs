@@ -1,8 +1,9 @@
 //! `scratch lease renew`, `attach` and `detach`: what holds a lease.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use scratch_client::{Client, ConnectOptions, Holder};
+use scratch_client::{CgroupDirectory, Client, ConnectOptions, Holder};
 use scratch_proto::v1;
 use scratch_proto::v1::leases_client::LeasesClient;
 use serde_json::json;
@@ -24,7 +25,7 @@ pub(super) struct RenewArgs {
 /// Let something more hold a lease, and print the holder's id
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  scratch lease attach \"$id\" --pid $!       until that process ends\n  scratch lease attach \"$id\" --ttl 1h"
+    after_help = "Examples:\n  scratch lease attach \"$id\" --pid $!       until that process ends\n  scratch lease attach \"$id\" --ttl 1h\n  scratch lease attach \"$id\" --cgroup /sys/fs/cgroup/job\n  scratch lease attach \"$id\" --hold           until it is detached; as root"
 )]
 pub(super) struct AttachArgs {
     lease: String,
@@ -44,6 +45,12 @@ struct HolderArgs {
     /// A time, as in 90s or 2h, that `scratch lease renew` starts anew
     #[arg(long, value_name = "DURATION", value_parser = argument::duration)]
     ttl: Option<Duration>,
+    /// A cgroup's directory (version 2), until it has no process any more
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// Nothing: until it is detached; for root and the admin group
+    #[arg(long)]
+    hold: bool,
 }
 
 /// Take a holder away from a lease, which ends if it was the last one
@@ -68,9 +75,11 @@ pub(super) fn renew(args: &RenewArgs) -> Result<(), Failure> {
 
 /// Adds a holder.
 pub(super) fn attach(args: &AttachArgs) -> Result<(), Failure> {
-    let holder = match (args.holder.ttl, args.holder.pid) {
-        (Some(ttl), _) => Holder::Ttl(ttl),
-        (None, process) => Holder::Other(Shell::named_or_calling(process)?.pidfd),
+    let holder = match &args.holder {
+        HolderArgs { ttl: Some(ttl), .. } => Holder::Ttl(*ttl),
+        HolderArgs { cgroup: Some(path), .. } => Holder::Cgroup(CgroupDirectory::open(path)?),
+        HolderArgs { hold: true, .. } => Holder::Hold,
+        HolderArgs { pid, .. } => Holder::Other(Shell::named_or_calling(*pid)?.pidfd),
     };
     let id = client()?.attach(&args.lease, &holder)?;
     match args.output.output {

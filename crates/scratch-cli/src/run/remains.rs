@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, getpid, pidfd_open, set_child_subreaper};
 use scratch_client::{Client, ClientError, Lease};
 
+use super::cgroup::CommandCgroup;
 use super::say;
 
 /// Processes that are started while the list is read are found the next time.
@@ -24,8 +25,9 @@ pub(super) fn become_subreaper() -> Result<Earlier, Errno> {
 }
 
 /// Revokes the lease if nothing of the command is left, else leaves it to what is.
-pub(super) fn settle(client: &Client, lease: Lease, earlier: &Earlier) {
-    let result = if has_no_children() { lease.revoke() } else { leave_to_remains(client, lease, earlier) };
+pub(super) fn settle(client: &Client, lease: Lease, earlier: &Earlier, cgroup: Option<&CommandCgroup>) {
+    let is_over = has_no_children() && !cgroup.is_some_and(CommandCgroup::is_populated);
+    let result = if is_over { lease.revoke() } else { leave_to_remains(client, lease, earlier) };
     match result {
         Ok(()) => {}
         // It ended before: by --ttl, or revoked by somebody.

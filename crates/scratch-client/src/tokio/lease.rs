@@ -75,6 +75,15 @@ impl Lease {
         self.held.broker().attach_passing(self.id(), holder::passed_descriptor(), end.as_fd()).await.map(drop)
     }
 
+    /// Lets a cgroup (version 2, by its directory's descriptor) hold the lease, too: until its last process has gone, or the
+    /// cgroup. One that has none yet does not end before its first.
+    ///
+    /// # Errors
+    /// Those of the connection; what is no cgroup, or the root of the hierarchy, is refused.
+    pub async fn attach_cgroup(&self, directory: BorrowedFd<'_>) -> Result<(), ClientError> {
+        self.held.broker().attach_passing(self.id(), holder::passed_cgroup(), directory).await.map(drop)
+    }
+
     /// Takes a holder away. With the last one the lease ends.
     ///
     /// # Errors

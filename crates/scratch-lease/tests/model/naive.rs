@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use scratch_lease::{
-    AreaKey, BootTime, Caller, ConnectionId, Due, Grant, Granted, HolderId, HolderKind, LeaseId, LeaseState, Limits,
-    NewHolder, Reason, Refusal, TenantId, Usage,
+    AreaKey, BootTime, Caller, ConnectionId, Due, Grant, Granted, HolderId, HolderKind, Last, LeaseId, LeaseState,
+    Limits, NewHolder, Parting, Reason, Refusal, TenantId, Usage,
 };
 
 pub(crate) struct NaiveLease {
@@ -57,14 +57,19 @@ impl NaiveLease {
     }
 
     /// Removes the holders that match; true if there was one.
-    pub(crate) fn lose(&mut self, which: impl Fn(HolderId, HolderKind) -> bool) -> bool {
+    pub(crate) fn lose(&mut self, how: Parting, which: impl Fn(HolderId, HolderKind) -> bool) -> bool {
         let before = self.holders.len();
         if let Some((_, kind)) = self.holders.iter().rev().find(|(id, kind)| which(*id, *kind)) {
-            self.loss = Reason::HoldersGone { last: kind.name() };
+            self.loss = gone(*kind, how);
         }
         self.holders.retain(|(id, kind)| !which(*id, *kind));
         self.holders.len() < before
     }
+}
+
+fn gone(kind: HolderKind, how: Parting) -> Reason {
+    let pid = if let HolderKind::Process(process) = kind { Some(process.pid) } else { None };
+    Reason::HoldersGone { last: Some(Last { kind: kind.name(), pid, how }), grace: Duration::ZERO }
 }
 
 fn kind(new: NewHolder, now: BootTime) -> HolderKind {
@@ -76,6 +81,8 @@ fn kind(new: NewHolder, now: BootTime) -> HolderKind {
         NewHolder::Ttl(granted) => HolderKind::Ttl { granted, deadline: now + granted },
         NewHolder::Descriptor => HolderKind::Descriptor,
         NewHolder::Unknown => HolderKind::Unknown,
+        NewHolder::Cgroup(cgroup) => HolderKind::Cgroup(cgroup),
+        NewHolder::Hold => HolderKind::Hold,
     }
 }
 
@@ -99,7 +106,7 @@ impl Naive {
 
     pub(crate) fn insert(&mut self, grant: Grant, created: BootTime, state: LeaseState) {
         let lifetime_end = grant.lifetime_max.map(|lifetime_max| created + lifetime_max);
-        let loss = Reason::HoldersGone { last: "none" };
+        let loss = Reason::HoldersGone { last: None, grace: Duration::ZERO };
         let mut lease = NaiveLease {
             grant,
             state,
@@ -209,7 +216,7 @@ impl Naive {
 
     pub(crate) fn close(&mut self, connection: ConnectionId) {
         for lease in self.leases.iter_mut().filter(|lease| !lease.gone) {
-            lease.lose(|_, kind| kind == HolderKind::Connection(connection));
+            lease.lose(Parting::Gone, |_, kind| kind == HolderKind::Connection(connection));
         }
     }
 
@@ -286,10 +293,10 @@ impl Naive {
                 .iter()
                 .filter_map(|(id, kind)| Some((passed(*kind)?, *id, *kind)))
                 .max_by_key(|(deadline, id, _)| (*deadline, *id));
-            lease.lose(|_, kind| passed(kind).is_some());
+            lease.lose(Parting::Expired, |_, kind| passed(kind).is_some());
             lease.loss = match latest {
                 Some((_, _, HolderKind::LostConnection { .. })) => Reason::RestartGrace,
-                Some((_, _, kind)) => Reason::HoldersGone { last: kind.name() },
+                Some((_, _, kind)) => gone(kind, Parting::Expired),
                 None => lease.loss,
             };
             if lease.lifetime_end.is_some_and(|end| end <= now) {
@@ -327,13 +334,14 @@ impl Naive {
     /// Takes over what the table said is due, once it was found right.
     pub(crate) fn apply(&mut self, due: &[Due]) {
         for what in due {
-            let (Due::Search(id) | Due::End { id, .. }) = what;
+            let (Due::Search(id) | Due::Grace(id) | Due::End { id, .. }) = what;
             let Some(place) = self.place(*id) else { continue };
             match what {
                 Due::Search(_) => {
                     self.leases[place].state = LeaseState::Searching;
                     self.leases[place].searches += 1;
                 }
+                Due::Grace(_) => panic!("no lease of this model has a grace"),
                 Due::End { reason, .. } => {
                     self.leases[place].state = LeaseState::Ending;
                     self.leases[place].reason = Some(*reason);

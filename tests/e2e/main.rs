@@ -27,3 +27,4 @@ mod run;
 mod sdk;
 mod session;
 mod trees;
+mod upgrade;

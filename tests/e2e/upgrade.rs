@@ -149,7 +149,7 @@ fn killed_while_it_stops_or_later() {
             }
             for (client, lease) in &clients {
                 client.ping().expect("the next call works");
-                lease.file(&AreaOptions::default()).expect("the lease lives").keep();
+                lease.file(&AreaOptions::default()).expect("the lease lives").close().expect("it can be removed");
             }
         }
     });

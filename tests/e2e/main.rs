@@ -28,3 +28,4 @@ mod run;
 mod sdk;
 mod session;
 mod trees;
+mod upgrade;

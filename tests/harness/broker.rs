@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 
+use crate::fdstore::FdStore;
 use crate::place::Place;
 use crate::programs::{as_user, scratch, scratchd};
 use crate::wait::{DEADLINE, exit_of};
@@ -31,6 +32,8 @@ pub struct Options {
     pub place: Option<Place>,
     /// A pool root elsewhere; it is not made.
     pub pool: Option<PathBuf>,
+    /// Runs it as a service of a manager that keeps descriptors.
+    pub service: bool,
 }
 
 /// Why a broker did not get ready.
@@ -48,6 +51,7 @@ pub struct Broker {
     options: Options,
     place: Place,
     pool: PathBuf,
+    store: Option<FdStore>,
     child: Option<Child>,
 }
 
@@ -74,7 +78,8 @@ impl Broker {
     pub fn try_start(mut options: Options) -> Result<Broker, Refusal> {
         let place = options.place.take().unwrap_or_default();
         let pool = options.pool.clone().unwrap_or_else(|| place.path().join("pool"));
-        let mut broker = Broker { options, place, pool, child: None };
+        let store = options.service.then(|| FdStore::new(place.path()));
+        let mut broker = Broker { options, place, pool, store, child: None };
         if broker.options.pool.is_none() && !broker.pool.exists() {
             std::fs::create_dir(&broker.pool).expect("a place is writable");
         }
@@ -127,9 +132,10 @@ impl Broker {
     }
 
     fn spawn(&mut self) -> Result<(), Refusal> {
-        let mut command = match self.options.user {
-            Some(user) => as_user(user, &scratchd()),
-            None => Command::new(scratchd()),
+        let mut command = match (self.options.user, &self.store) {
+            (Some(user), _) => as_user(user, &scratchd()),
+            (None, Some(store)) => store.service(&scratchd()),
+            (None, None) => Command::new(scratchd()),
         };
         if let Some(config) = self.configuration() {
             let path = self.config_file();
@@ -142,6 +148,9 @@ impl Broker {
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().expect("the broker's program can be run");
+        if let Some(store) = &self.store {
+            store.started();
+        }
         let stderr = repeat(child.stderr.take().expect("stderr is piped"));
         let ready = ready_line(child.stdout.take().expect("stdout is piped"));
         match ready.recv_timeout(DEADLINE) {
@@ -161,6 +170,15 @@ impl Broker {
                 panic!("the broker is neither ready nor gone after {DEADLINE:?}")
             }
         }
+    }
+
+    /// What its service manager keeps.
+    ///
+    /// # Panics
+    /// When it is no service.
+    #[must_use]
+    pub fn store(&self) -> &FdStore {
+        self.store.as_ref().expect("it was started as a service")
     }
 
     /// Its runtime directory.

@@ -28,6 +28,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 const IDLE_EXIT: &str = "60s";
 /// These lead into a lease when this process runs under one; the broker must neither live there nor look like a holder.
 const LEASE_VARIABLES: [&str; 4] = ["TMPDIR", "TMP", "TEMP", "SCRATCHD_LEASE"];
+/// Of the service that this process may be: the broker is none, and must not speak in its name.
+const SERVICE_VARIABLES: [&str; 4] = ["NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// What a starting broker says on its readiness pipe.
 #[derive(Debug, PartialEq, Eq)]
@@ -135,7 +137,8 @@ fn launch(held: BorrowedFd<'_>, directory: &Path, options: &ConnectOptions) -> R
 /// Ours, without what leads into a lease.
 fn environment() -> Vec<(OsString, OsString)> {
     let under_lease = env::var_os("SCRATCHD_LEASE").is_some();
-    let stays = |name: &OsStr| !under_lease || !LEASE_VARIABLES.iter().any(|removed| name == *removed);
+    let is_of = |names: &[&str], name: &OsStr| names.iter().any(|removed| name == *removed);
+    let stays = |name: &OsStr| !is_of(&SERVICE_VARIABLES, name) && !(under_lease && is_of(&LEASE_VARIABLES, name));
     let ready = ("SCRATCHD_READY_FD".into(), READY_NUMBER.to_string().into());
     env::vars_os().filter(|(name, _)| stays(name)).chain([ready]).collect()
 }

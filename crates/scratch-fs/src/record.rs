@@ -47,6 +47,12 @@ pub struct Record {
     /// Look for processes that name it in their environment before it ends.
     #[prost(bool, tag = "13")]
     pub search_environment: bool,
+    /// Its own limit of bytes. 0 can't be granted.
+    #[prost(uint64, tag = "15")]
+    pub bytes_limit: u64,
+    /// Its own limit of inodes.
+    #[prost(uint64, tag = "16")]
+    pub inodes_limit: u64,
 }
 
 /// One holder of a record.

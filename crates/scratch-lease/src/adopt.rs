@@ -11,7 +11,8 @@ impl Table {
             debug_assert!(false, "lease {id} is adopted twice");
             return;
         }
-        let mut lease = Lease::new(grant, created, now);
+        let accounts = self.accounts(grant.parent, grant.share);
+        let mut lease = Lease::new(grant, accounts, created, now);
         lease.state = LeaseState::Live;
         self.index.arm(&lease);
         if lease.holders.is_empty() || lease.parent.is_some_and(|parent| !self.lives(parent)) {

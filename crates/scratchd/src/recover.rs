@@ -8,12 +8,14 @@ use std::time::Duration;
 use rustix::io::Errno;
 use scratch_fs::{Boot, FoundRecord, FsError, Record, RecordHolderKind, Torn};
 use scratch_lease::{BootTime, Grant, HolderKind, LeaseId, NewHolder, ProcessId, TenantId};
+use scratch_proto::v1;
 
 use crate::broker::Broker;
 use crate::clock;
 use crate::debt::{Debt, Subject};
 use crate::peer::Identity;
 use crate::process::HeldProcess;
+use crate::translate;
 
 /// How long a start waits for searches: one that the system would not let finish goes on beside serving.
 const SEARCH_FOR_MAX: Duration = Duration::from_secs(2);
@@ -209,6 +211,7 @@ fn grant_of(id: LeaseId, record: &Record, holders: Vec<NewHolder>, parent: Optio
         nonce: <[u8; 16]>::try_from(record.nonce.as_slice()).ok(),
         parent,
         holders,
+        share: translate::share(Some(v1::Limits { bytes: record.bytes_limit, inodes: record.inodes_limit })),
         lifetime_max: (record.lifetime_end != 0).then_some(lifetime),
         labels: record.labels.clone(),
         search_environment: record.search_environment,

@@ -25,9 +25,24 @@ pub(crate) fn lease(lease: &v1::Lease) -> Value {
         "expire_time": time(lease.expire_time),
         "labels": lease.labels,
         "areas": lease.areas,
+        "limits": limits(lease),
     });
     insert_path(&mut value, &lease.path);
     value
+}
+
+/// Limits of bytes and inodes, and what is left of them: the lease's own, or, where it has none, those that it shares with one
+/// above it. Null where there is none.
+fn limits(lease: &v1::Lease) -> Value {
+    let own = lease.limits.unwrap_or_default();
+    let left = lease.limits_left.unwrap_or_default();
+    let some = |limit: u64| Some(limit).filter(|limit| *limit != 0);
+    json!({
+        "bytes": some(own.bytes),
+        "inodes": some(own.inodes),
+        "bytes_left": left.bytes,
+        "inodes_left": left.inodes,
+    })
 }
 
 /// A lease with what is in it and why it is there, or went.
@@ -163,12 +178,16 @@ mod tests {
             path: b"/p/\xff".to_vec(),
             state: v1::LeaseState::Live.into(),
             granted_ttl: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+            limits: Some(v1::Limits { bytes: 0, inodes: 9 }),
+            limits_left: Some(v1::LimitsLeft { bytes: Some(0), inodes: Some(3) }),
             ..v1::Lease::default()
         });
         assert_eq!(value["granted_ttl"], "30s");
         assert_eq!(value["expire_time"], Value::Null);
+        let limits = json!({ "bytes": null, "inodes": 9, "bytes_left": 0, "inodes_left": 3 });
+        assert_eq!(value["limits"], limits);
         assert_eq!(value["path_b64"], "L3Av/w==");
-        for key in ["id", "tenant", "pool", "path", "state", "holders", "labels", "areas"] {
+        for key in ["id", "tenant", "pool", "path", "state", "holders", "labels", "areas", "limits"] {
             assert!(value.get(key).is_some(), "{key}");
         }
     }

@@ -16,11 +16,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::process::{Signal, WaitOptions};
-use scratch_client::{Client, ConnectOptions, Lease};
+use scratch_client::{Client, Lease};
 use scratch_sys::{Spawn, Spawned, spawn};
 
 pub(crate) use command_line::RunArgs;
 use failure::Failure;
+
+use crate::broker;
 
 /// Runs the command; the exit code is the command's, or tells why it could not be run.
 pub(crate) fn run(args: RunArgs) -> ExitCode {
@@ -35,8 +37,7 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
 
 fn run_under_lease(args: &RunArgs) -> Result<u8, Failure> {
     args.refuse_later_options()?;
-    let options = ConnectOptions { program: Some("/proc/self/exe".into()), ..ConnectOptions::default() };
-    let client = Client::connect_or_start(&options)?;
+    let client = Client::connect_or_start(&broker::options())?;
     let lease = grant::grant(&client, args)?;
     let kept = keep_end(&lease)?;
     let signals = wait::block_signals().map_err(Failure::system("block signals"))?;

@@ -111,7 +111,7 @@ fn one_that_can_not_be_moved_holds_up_nobody() {
         let left = |lease: &str| broker.json(&["lease", "show", lease])["limits"]["bytes_left"].clone();
         assert_eq!((left(&top), left(&middle), left(&deeper)), (40.into(), 40.into(), 60.into()));
         assert!(broker.scratch(&["lease", "revoke", &middle]).status().expect("the program can be run").success());
-        [&middle, &deeper].map(|lease| wait_gone(&path(&broker, lease), DEADLINE));
+        [&middle, &deeper].into_iter().for_each(|lease| wait_gone(&path(&broker, lease), DEADLINE));
         let debt = broker.json(&["debt"]);
         assert_eq!((&debt[0]["lease"], &debt[0]["errno"]), (&stuck.clone().into(), &"EBUSY".into()));
         assert_eq!(left(&top), 40, "what is not gone is not given back");

@@ -38,8 +38,8 @@ fn its_client_makes_areas_of_one_lease() {
         let lease = worker(&client);
         let sandbox = sandbox(&lease, inodes(5));
         let options = AreaOptions::default();
-        let mut named = sandbox.file(&options).expect("a file is made");
-        named.write_all(b"x").expect("it is open for writing");
+        let named = sandbox.file(&options).expect("a file is made");
+        (&named.file).write_all(b"x").expect("it is open for writing");
         let directory = sandbox.directory(&options).expect("a directory is made");
         let unnamed = (sandbox.anonymous().expect("a file is made"), sandbox.memory().expect("memory is made"));
         let below = sandbox.grant(&GrantOptions::default()).expect("a lease below is granted");
@@ -91,7 +91,7 @@ fn a_killed_broker_is_its_end() {
         let lease = worker(&client);
         let sandbox = sandbox(&lease, inodes(5));
         let named = sandbox.file(&AreaOptions::default()).expect("a file is made");
-        named.keep();
+        let _ = named.keep();
         broker.kill();
         for _ in 0..2 {
             let lost = sandbox.ping().expect_err("there is no other broker for it");

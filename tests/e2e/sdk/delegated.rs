@@ -91,7 +91,7 @@ fn a_killed_broker_is_its_end() {
         let lease = worker(&client);
         let sandbox = sandbox(&lease, inodes(5));
         let named = sandbox.file(&AreaOptions::default()).expect("a file is made");
-        let _ = named.keep();
+        drop(named.keep());
         broker.kill();
         for _ in 0..2 {
             let lost = sandbox.ping().expect_err("there is no other broker for it");

@@ -79,7 +79,7 @@ fn delegated() {
     println!("\n{SAYS}made");
     let line = stdin().lock().lines().next();
     assert!(line.is_none(), "{line:?}");
-    let _ = file.keep();
+    drop(file.keep());
 }
 
 /// Says where the leases are. What follows is as if it ended without a word to the broker.

@@ -25,7 +25,6 @@ pub(crate) fn lease(lease: &v1::Lease) -> Value {
         "expire_time": time(lease.expire_time),
         "labels": lease.labels,
         "areas": lease.areas,
-        "limits": limits(lease),
     });
     insert_path(&mut value, &lease.path);
     value
@@ -49,6 +48,7 @@ fn limits(lease: &v1::Lease) -> Value {
 pub(crate) fn lease_with_areas(shown: &v1::Lease, areas: &[v1::Area]) -> Value {
     let mut value = lease(shown);
     value["areas"] = areas.iter().map(area).collect();
+    value["limits"] = limits(shown);
     value["reason"] = shown
         .reason
         .as_ref()
@@ -178,16 +178,12 @@ mod tests {
             path: b"/p/\xff".to_vec(),
             state: v1::LeaseState::Live.into(),
             granted_ttl: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
-            limits: Some(v1::Limits { bytes: 0, inodes: 9 }),
-            limits_left: Some(v1::LimitsLeft { bytes: Some(0), inodes: Some(3) }),
             ..v1::Lease::default()
         });
         assert_eq!(value["granted_ttl"], "30s");
         assert_eq!(value["expire_time"], Value::Null);
-        let limits = json!({ "bytes": null, "inodes": 9, "bytes_left": 0, "inodes_left": 3 });
-        assert_eq!(value["limits"], limits);
         assert_eq!(value["path_b64"], "L3Av/w==");
-        for key in ["id", "tenant", "pool", "path", "state", "holders", "labels", "areas", "limits"] {
+        for key in ["id", "tenant", "pool", "path", "state", "holders", "labels", "areas"] {
             assert!(value.get(key).is_some(), "{key}");
         }
     }
@@ -195,7 +191,13 @@ mod tests {
     #[test]
     fn a_shown_lease_has_its_areas_and_its_reason() {
         let reason = v1::Reason { code: "HELD".into(), text: "by a process".into(), time: None };
-        let shown = v1::Lease { areas: 2, reason: Some(reason), ..v1::Lease::default() };
+        let shown = v1::Lease {
+            areas: 2,
+            reason: Some(reason),
+            limits: Some(v1::Limits { bytes: 0, inodes: 9 }),
+            limits_left: Some(v1::LimitsLeft { bytes: Some(0), inodes: Some(3) }),
+            ..v1::Lease::default()
+        };
         let file = v1::Area {
             id: b"a/b".to_vec(),
             kind: v1::Kind::File.into(),
@@ -204,6 +206,8 @@ mod tests {
         };
         let memory = v1::Area { id: b"#1".to_vec(), kind: v1::Kind::Memory.into(), ..v1::Area::default() };
         let value = lease_with_areas(&shown, &[v1::Area { bytes: Some(4096), ..file }, memory]);
+        let limits = json!({ "bytes": null, "inodes": 9, "bytes_left": 0, "inodes_left": 3 });
+        assert_eq!(value["limits"], limits);
         assert_eq!(value["reason"], json!({ "code": "HELD", "text": "by a process", "time": null }));
         let expected = json!([
             { "id": "a/b", "kind": "file", "path": "/p/a/b", "bytes": 4096 },

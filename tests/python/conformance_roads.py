@@ -41,8 +41,8 @@ class ChannelRoad:
 
     road = "channel"
 
-    def __init__(self, stubs):
-        self.channel = Channel(socket_path("channel"), stubs.messages)
+    def __init__(self, stubs, descriptor=None):
+        self.channel = Channel(socket_path("channel"), stubs.messages, descriptor)
 
     def close(self):
         self.channel.close()
@@ -123,5 +123,6 @@ class GrpcRoad:
         return Answer(to_json(self.grpc.first("Leases", "Watch", self.request("Leases", "Watch", request))))
 
 
-def connect(road, stubs):
-    return (ChannelRoad if road == "channel" else GrpcRoad)(stubs)
+def connect(road, stubs, descriptor=None):
+    """A new connection; by a descriptor, a delegated channel."""
+    return ChannelRoad(stubs, descriptor) if road == "channel" else GrpcRoad(stubs)

@@ -79,7 +79,7 @@ class Case:
         for number, step in enumerate(steps, 1):
             if self.road not in step.get("roads", [self.road]):
                 continue
-            verb = next(verb for verb in VERBS if verb in step)
+            verb = next(key for key in step if key in VERBS)
             try:
                 VERBS[verb](self, step)
             except Exception as error:
@@ -216,7 +216,9 @@ class Case:
 
     def open(self, step):
         road = step.get("road", self.road)
-        connection = connect(road, self.stubs)
+        # A delegated channel is used as it is.
+        descriptor = self.things.pop(step["descriptor"]).descriptor if "descriptor" in step else None
+        connection = connect(road, self.stubs, descriptor)
         self.things[step["open"]] = connection
         if "expect" in step:
             self.of_broker(step["expect"], connection, connection.channel.recv()[0])

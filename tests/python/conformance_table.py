@@ -10,7 +10,7 @@ CASE_KEYS = {"name", "why", "roads", "needs", "steps"}
 STEP_KEYS = {
     "call": {"request", "raw", "descriptors", "headers", "via", "stream", "repeat", "eventually", "expect"},
     "packet": {"via", "expect"},
-    "open": {"road", "expect"},
+    "open": {"road", "descriptor", "expect"},
     "close": set(),
     "cancel": set(),
     "child": set(),

@@ -60,13 +60,18 @@ def carriers(message):
 class Channel:
     """One connection. Descriptors that come with a reply are the caller's to close."""
 
-    def __init__(self, path, messages):
+    def __init__(self, path, messages, descriptor=None):
+        """To the broker that listens there; or by that descriptor, a delegated channel, which is used as it is."""
         self.messages = messages
         self.last_id = 0
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if descriptor is None:
+            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        else:
+            self.socket = socket.socket(fileno=descriptor)
         # A broker that never answers is to fail the test, not to hang it.
         self.socket.settimeout(60)
-        self.socket.connect(path)
+        if descriptor is None:
+            self.socket.connect(path)
 
     def __enter__(self):
         return self
@@ -158,6 +163,12 @@ class Channel:
 
     def keep_alive(self, lease):
         return self._call("keep_alive", "KeepAliveRequest", {"lease": lease})[0]
+
+    def delegate(self, lease="", **limits):
+        """A channel confined to a new lease below this one: the lease's id, and the channel."""
+        fields = {"lease": lease, "limits": self.messages["Limits"](**limits)}
+        reply, (descriptor,) = self._call("delegate", "DelegateRequest", fields)
+        return reply.lease, Channel(None, self.messages, descriptor)
 
     def attach_process(self, lease, pidfd):
         """A process of the same tenant, by pidfd; the pidfd stays the caller's."""

@@ -257,8 +257,9 @@ def bad_input(channel, own):
         refused(f"lease {lease[:16]}", "LEASE_UNKNOWN", lambda: create(lease=lease, kind=FILE))
     refused("keep-alive of no lease of ours", "LEASE_UNKNOWN", lambda: channel.keep_alive("a" * 16))
     refused("a ticket that was never given", "TICKET_UNKNOWN", lambda: channel.call("claim", channel.messages["ClaimRequest"]()))
-    refusal = refused("delegate", "UNIMPLEMENTED", lambda: channel.call("delegate", channel.messages["DelegateRequest"]()))
-    check("delegate: code UNIMPLEMENTED", refusal.code == UNIMPLEMENTED, refusal.code)
+    foreign = channel.messages["Where"](foreign={})
+    refusal = refused("a foreign directory", "UNIMPLEMENTED", lambda: create(kind=FILE, where=foreign))
+    check("a foreign directory: code UNIMPLEMENTED", refusal.code == UNIMPLEMENTED, refusal.code)
 
     read_end, write_end = os.pipe()
     ping = channel.messages["PingRequest"]()

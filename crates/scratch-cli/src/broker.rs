@@ -9,9 +9,20 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::failure::Failure;
 
+/// How a command finds the broker. Never by SCRATCHD_CHANNEL: what a delegated channel gives has no paths, and paths are what
+/// commands are for.
+pub(crate) fn options() -> ConnectOptions {
+    let found = ConnectOptions::default().find_runtime_directory();
+    ConnectOptions {
+        runtime_directory: Some(found),
+        program: Some("/proc/self/exe".into()),
+        ..ConnectOptions::default()
+    }
+}
+
 /// Runs one exchange with the broker. None is started: what there is to look at is where one runs.
 pub(crate) fn with_broker<T>(exchange: impl AsyncFnOnce(Channel) -> Result<T, Failure>) -> Result<T, Failure> {
-    let client = Client::connect(&ConnectOptions::default())?;
+    let client = Client::connect(&options())?;
     let socket = client.runtime_directory().join("grpc.sock");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

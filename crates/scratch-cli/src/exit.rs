@@ -38,10 +38,11 @@ pub(crate) fn of_client_error(error: &ClientError) -> u8 {
         ClientError::NoBroker { .. }
         | ClientError::NoProgram
         | ClientError::Start { .. }
+        | ClientError::ChannelClosed
         | ClientError::Closed { .. } => UNAVAILABLE,
         ClientError::ForeignBroker { .. } | ClientError::ForeignDirectory { .. } => NOT_PERMITTED,
         ClientError::Create(_) => CANNOT_CREATE,
-        ClientError::Name(_) => USAGE,
+        ClientError::Name(_) | ClientError::NoChannel { .. } => USAGE,
         ClientError::Refused { code, .. } => of_code(*code),
         ClientError::Io { .. } => IO,
         _ => SOFTWARE,

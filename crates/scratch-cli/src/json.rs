@@ -30,10 +30,25 @@ pub(crate) fn lease(lease: &v1::Lease) -> Value {
     value
 }
 
+/// Limits of bytes and inodes, and what is left of them: the lease's own, or, where it has none, those that it shares with one
+/// above it. Null where there is none.
+fn limits(lease: &v1::Lease) -> Value {
+    let own = lease.limits.unwrap_or_default();
+    let left = lease.limits_left.unwrap_or_default();
+    let some = |limit: u64| Some(limit).filter(|limit| *limit != 0);
+    json!({
+        "bytes": some(own.bytes),
+        "inodes": some(own.inodes),
+        "bytes_left": left.bytes,
+        "inodes_left": left.inodes,
+    })
+}
+
 /// A lease with what is in it and why it is there, or went.
 pub(crate) fn lease_with_areas(shown: &v1::Lease, areas: &[v1::Area]) -> Value {
     let mut value = lease(shown);
     value["areas"] = areas.iter().map(area).collect();
+    value["limits"] = limits(shown);
     value["reason"] = shown
         .reason
         .as_ref()
@@ -176,7 +191,13 @@ mod tests {
     #[test]
     fn a_shown_lease_has_its_areas_and_its_reason() {
         let reason = v1::Reason { code: "HELD".into(), text: "by a process".into(), time: None };
-        let shown = v1::Lease { areas: 2, reason: Some(reason), ..v1::Lease::default() };
+        let shown = v1::Lease {
+            areas: 2,
+            reason: Some(reason),
+            limits: Some(v1::Limits { bytes: 0, inodes: 9 }),
+            limits_left: Some(v1::LimitsLeft { bytes: Some(0), inodes: Some(3) }),
+            ..v1::Lease::default()
+        };
         let file = v1::Area {
             id: b"a/b".to_vec(),
             kind: v1::Kind::File.into(),
@@ -185,6 +206,8 @@ mod tests {
         };
         let memory = v1::Area { id: b"#1".to_vec(), kind: v1::Kind::Memory.into(), ..v1::Area::default() };
         let value = lease_with_areas(&shown, &[v1::Area { bytes: Some(4096), ..file }, memory]);
+        let limits = json!({ "bytes": null, "inodes": 9, "bytes_left": 0, "inodes_left": 3 });
+        assert_eq!(value["limits"], limits);
         assert_eq!(value["reason"], json!({ "code": "HELD", "text": "by a process", "time": null }));
         let expected = json!([
             { "id": "a/b", "kind": "file", "path": "/p/a/b", "bytes": 4096 },

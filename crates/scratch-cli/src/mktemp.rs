@@ -10,8 +10,9 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use scratch_client::{Client, ClientError, ConnectOptions, GrantOptions, Holder, Lease};
+use scratch_client::{Client, ClientError, GrantOptions, Holder, Lease};
 
+use crate::broker;
 use crate::failure::Failure;
 use crate::shell::Shell;
 use crate::surrounding::grant_below;
@@ -116,8 +117,7 @@ fn make_and_print(args: &MktempArgs) -> Result<(), Failure> {
 
 fn make(args: &MktempArgs, plan: &Plan) -> Result<Made, Failure> {
     let shell = Shell::named_or_calling(args.holder_pid)?;
-    let options = ConnectOptions { program: Some("/proc/self/exe".into()), ..ConnectOptions::default() };
-    let client = Client::connect_or_start(&options)?;
+    let client = Client::connect_or_start(&broker::options())?;
     match make_once(&client, &shell, args, plan) {
         // It ended after it was granted to an earlier call; its nonce is free now.
         Err(Failure::Client(error)) if is_gone(&error) => make_once(&client, &shell, args, plan),

@@ -17,12 +17,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::process::{Signal, WaitOptions};
-use scratch_client::{Client, ConnectOptions, Lease};
+use scratch_client::{Client, Lease};
 use scratch_sys::{Spawn, Spawned, spawn};
 
 use cgroup::CommandCgroup;
 pub(crate) use command_line::RunArgs;
 use failure::Failure;
+
+use crate::broker;
 
 /// Runs the command; the exit code is the command's, or tells why it could not be run.
 pub(crate) fn run(args: RunArgs) -> ExitCode {
@@ -37,8 +39,7 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
 
 fn run_under_lease(args: &RunArgs) -> Result<u8, Failure> {
     args.refuse_later_options()?;
-    let options = ConnectOptions { program: Some("/proc/self/exe".into()), ..ConnectOptions::default() };
-    let client = Client::connect_or_start(&options)?;
+    let client = Client::connect_or_start(&broker::options())?;
     let lease = grant::grant(&client, args)?;
     let kept = keep_end(&lease)?;
     let signals = wait::block_signals().map_err(Failure::system("block signals"))?;

@@ -11,6 +11,7 @@ use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
 
 use crate::connect::{self, Start};
+use crate::delegated;
 use crate::link::Link;
 use crate::owed::{Owed, Undo};
 use crate::packet::Answer;
@@ -25,6 +26,8 @@ pub(crate) struct Broker<W: Wait> {
     pub(crate) options: ConnectOptions,
     pub(crate) start: Start,
     pub(crate) create: CreateMode,
+    /// The connection was given to this process and can't be made again.
+    pub(crate) is_delegated: bool,
     state: Mutex<State<W>>,
 }
 
@@ -53,10 +56,20 @@ pub(crate) struct Course<W: Wait> {
 impl<W: Wait> Broker<W> {
     /// Connects.
     pub(crate) async fn new(options: &ConnectOptions, start: Start) -> Result<Arc<Self>, ClientError> {
+        if let Some(channel) = delegated::inherited(options)? {
+            return Self::delegated(channel);
+        }
         let create = connect::create_mode(options);
-        let broker = Arc::new(Self { options: options.clone(), start, create, state: Mutex::new(State::new()) });
+        let state = Mutex::new(State::new());
+        let broker = Arc::new(Self { options: options.clone(), start, create, is_delegated: false, state });
         broker.link().await?;
         Ok(broker)
+    }
+
+    /// Not connected yet, and unable to.
+    pub(crate) fn of_channel() -> Self {
+        let (options, state) = (ConnectOptions::default(), Mutex::new(State::new()));
+        Self { options, start: Start::Never, create: CreateMode::Broker, is_delegated: true, state }
     }
 
     /// One request and its answer; a refusal is an error.
@@ -154,11 +167,12 @@ impl<W: Wait> Broker<W> {
 
 impl<W: Wait> fmt::Debug for Broker<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { options, start, create, .. } = self;
+        let Self { options, start, create, is_delegated, .. } = self;
         f.debug_struct("Broker")
             .field("options", options)
             .field("start", start)
             .field("create", create)
+            .field("is_delegated", is_delegated)
             .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,7 @@
 //! Everything that can go wrong for a client, as one error whose text says what to do next.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -48,6 +49,21 @@ pub enum ClientError {
         /// What it said, or how it ended.
         reason: String,
     },
+    /// SCRATCHD_CHANNEL names no delegated channel.
+    #[error(
+        "SCRATCHD_CHANNEL={} is no channel for this client: it must be the number of an inherited Unix seqpacket socket, and \
+         one client of a process takes it, for all",
+        .value.display()
+    )]
+    NoChannel {
+        /// What it was set to.
+        value: OsString,
+    },
+    /// A delegated channel has ended, or belongs to the process that this one was forked from.
+    #[error(
+        "the delegated channel is closed, or another process's: what was under it ends; ask who delegated it for another"
+    )]
+    ChannelClosed,
     /// A system call failed.
     #[error("{operation} {}: {source}", .path.display())]
     Io {
@@ -109,9 +125,10 @@ impl ClientError {
 
     fn kind(&self) -> io::ErrorKind {
         match self {
-            Self::NoBroker { .. } | Self::Closed { .. } => io::ErrorKind::NotConnected,
+            Self::NoBroker { .. } | Self::Closed { .. } | Self::ChannelClosed => io::ErrorKind::NotConnected,
             Self::ForeignBroker { .. } | Self::ForeignDirectory { .. } => io::ErrorKind::PermissionDenied,
             Self::NoProgram => io::ErrorKind::NotFound,
+            Self::NoChannel { .. } => io::ErrorKind::InvalidInput,
             Self::Start { .. } => io::ErrorKind::Other,
             Self::Io { source, .. } => io::Error::from(*source).kind(),
             Self::Create(error) => io::Error::from(error.errno).kind(),

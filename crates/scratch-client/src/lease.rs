@@ -11,7 +11,6 @@ use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
 use scratch_proto::v1::{AttachRequest, DetachRequest, GrantRequest, HolderSpec, KeepAliveRequest, PingRequest};
 
-use crate::ClientError;
 use crate::broker::Broker;
 use crate::holder::{Holder, duration};
 use crate::owed::{Undo, revoke};
@@ -19,6 +18,7 @@ use crate::reconnect::attach_connection;
 use crate::site::Site;
 use crate::tenure::Tenure;
 use crate::wait::Wait;
+use crate::{ClientError, Limits};
 
 /// What a lease is to be like. The default: held by this process, in the first pool, for as long as it takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +29,10 @@ pub struct GrantOptions {
     pub holders: Vec<Holder>,
     /// For people and for `scratch ls`.
     pub labels: BTreeMap<String, String>,
+    /// Bytes and inodes. Without `soft` refused where the pool can't enforce them, as in this version none can.
+    pub limits: Limits,
+    /// Limits may be soft: shared out and counted only.
+    pub soft: bool,
     /// The new lease ends with this one at the latest.
     pub parent: Option<String>,
     /// The lease ends after this time even if something holds it.
@@ -156,6 +160,8 @@ impl GrantOptions {
             pool: self.pool.clone(),
             nonce: nonce.to_vec(),
             holders: self.holders.iter().map(Holder::spec).collect::<Result<_, _>>()?,
+            limits: self.limits.wire(),
+            soft: self.soft,
             lifetime_max: self.lifetime_max.map(duration).transpose()?,
             labels: self.labels.clone().into_iter().collect(),
             parent: self.parent.clone().unwrap_or_default(),

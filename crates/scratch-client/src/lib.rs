@@ -42,6 +42,13 @@
 //! connection hold what the old one held. A forked child never uses its parent's connection, and its copies of guards do
 //! nothing.
 //!
+//! # Delegated channels
+//! [`Lease::delegate`] gives a descriptor to hand to a process that can reach no broker, such as a sandbox without file system
+//! and network. That process finds it by `SCRATCHD_CHANNEL=<number>` when it connects, or uses [`Client::delegated`]. Its
+//! client makes areas under the one lease that the channel is for, through the broker alone, so that they have no path; grants
+//! leases below it, held by [`Holder::Connection`] or a ttl; and ends it all by closing the channel. There is no second
+//! connection: neither after the broker was killed nor in a forked child.
+//!
 //! # Security
 //! The broker must be root's or this user's, as the kernel says who it is; there is no falling back to another one. What the
 //! environment says is left aside in a program that has more rights than its caller.
@@ -50,6 +57,7 @@ mod area;
 mod blocking;
 mod broker;
 mod connect;
+mod delegated;
 mod error;
 mod holder;
 mod lease;
@@ -70,6 +78,7 @@ mod wait;
 pub use area::{AreaOptions, CreateMode};
 pub use blocking::{Client, Directory, Lease, NamedFile};
 pub use connect::ConnectOptions;
+pub use delegated::Limits;
 pub use error::ClientError;
 pub use holder::{CgroupDirectory, Holder, Pidfd};
 pub use lease::GrantOptions;

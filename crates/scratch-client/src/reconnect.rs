@@ -61,6 +61,9 @@ impl<W: Wait> Maker<'_, W> {
 
     /// A new connection takes the place of the last as a holder.
     async fn connect(&mut self) -> Result<Arc<Link<W>>, ClientError> {
+        if self.broker.is_delegated {
+            return Err(ClientError::ChannelClosed);
+        }
         let begun = self.broker.state().making.begun.take();
         let connecting = self.connecting.insert(match begun {
             Some(begun) => begun,

@@ -50,6 +50,12 @@ pub struct Record {
     /// Nanoseconds that it waits for another holder when the last one has gone.
     #[prost(uint64, tag = "14")]
     pub grace: u64,
+    /// Its own limit of bytes. 0 can't be granted.
+    #[prost(uint64, tag = "15")]
+    pub bytes_limit: u64,
+    /// Its own limit of inodes.
+    #[prost(uint64, tag = "16")]
+    pub inodes_limit: u64,
     /// The id of the next holder; 0 in records of 0.1.0.
     #[prost(uint32, tag = "21")]
     pub holder_next: u32,

@@ -26,7 +26,8 @@ impl Table {
             debug_assert!(false, "lease {id} is adopted twice");
             return;
         }
-        let mut lease = Lease::new(grant, created, now);
+        let accounts = self.accounts(grant.parent, grant.share);
+        let mut lease = Lease::new(grant, accounts, created, now);
         lease.state = LeaseState::Live;
         lease.holder_next = lease.holder_next.max(holder_next);
         let mut gone = Vec::new();

@@ -1,7 +1,7 @@
 //! Areas: reserved against the tenant's limit before they are made, then kept by key in their lease.
 
 use crate::table::live_mut;
-use crate::{Caller, Lease, LeaseId, Refusal, Table, TenantId};
+use crate::{Caller, Lease, LeaseId, Refusal, Resource, Table, TenantId};
 
 /// What an area is called in its lease.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,32 +30,41 @@ pub enum AreaKind {
 pub struct ReservedAreas {
     /// Against whom they are counted.
     pub tenant: TenantId,
+    /// Whose limit of inodes they are taken from.
+    pub(crate) payer: Option<LeaseId>,
     /// The first of as many numbers as were reserved, in a row, unique in the lease.
     pub first_number: u32,
 }
 
 impl Table {
-    /// Counts `count` areas against the lease's tenant before they are made.
+    /// Counts `count` areas against the lease's tenant and its limit of inodes before they are made.
     ///
     /// # Errors
-    /// As [`live`](Self::live), and [`Refusal::LimitAreas`].
+    /// As [`live`](Self::live), [`Refusal::LimitAreas`] and [`Refusal::LimitShare`].
     pub fn reserve_areas(&mut self, id: LeaseId, caller: Caller, count: usize) -> Result<ReservedAreas, Refusal> {
         let limit = self.limits.areas_per_tenant;
-        let lease = live_mut(&mut self.leases, id, caller)?;
-        let tenant = lease.tenant;
+        let tenant = self.live(id, caller)?.tenant;
         let used = self.tenants.get(&tenant).map_or(0, |usage| usage.areas);
         if count > limit.saturating_sub(used) {
             return Err(Refusal::LimitAreas { limit });
         }
         let numbers = u32::try_from(count).map_err(|_| Refusal::LimitAreas { limit })?;
-        let first_number = next_numbers(lease, numbers);
+        let payer = self.payer_of_areas(id);
+        self.check_left(payer, Resource::Inodes, count as u64)?;
+        let first_number = next_numbers(live_mut(&mut self.leases, id, caller)?, numbers);
+        self.spend(payer, Resource::Inodes, count as u64);
         self.count(tenant, |usage| usage.areas += count);
-        Ok(ReservedAreas { tenant, first_number })
+        Ok(ReservedAreas { tenant, payer, first_number })
     }
 
     /// Gives back what was reserved and has not become an area.
-    pub fn unreserve_areas(&mut self, tenant: TenantId, count: usize) {
+    pub fn unreserve_areas(&mut self, reserved: ReservedAreas, count: usize) {
+        self.uncount_areas(reserved.tenant, reserved.payer, count);
+    }
+
+    fn uncount_areas(&mut self, tenant: TenantId, payer: Option<LeaseId>, count: usize) {
         self.count(tenant, |usage| usage.areas = usage.areas.saturating_sub(count));
+        self.give_back(payer, Resource::Inodes, count as u64);
     }
 
     /// Turns one reserved area into a real one. False if the lease is gone or ends: the caller then unreserves and
@@ -64,7 +73,7 @@ impl Table {
         let Some(lease) = self.leases.get_mut(&id).filter(|lease| !lease.ends()) else { return false };
         let tenant = lease.tenant;
         if lease.areas.insert(key, kind).is_some() {
-            self.unreserve_areas(tenant, 1);
+            self.uncount_areas(tenant, self.payer_of_areas(id), 1);
         }
         true
     }
@@ -79,6 +88,7 @@ impl Table {
         let tenant = lease.tenant;
         if lease.areas.insert(key, kind).is_none() {
             self.count(tenant, |usage| usage.areas += 1);
+            self.spend(self.payer_of_areas(id), Resource::Inodes, 1);
         }
         true
     }
@@ -87,7 +97,7 @@ impl Table {
     pub fn remove_area(&mut self, id: LeaseId, key: &AreaKey) -> Option<AreaKind> {
         let lease = self.leases.get_mut(&id)?;
         let (tenant, kind) = (lease.tenant, lease.areas.remove(key)?);
-        self.unreserve_areas(tenant, 1);
+        self.uncount_areas(tenant, self.payer_of_areas(id), 1);
         Some(kind)
     }
 
@@ -101,7 +111,7 @@ impl Table {
         let before = lease.areas.len();
         lease.areas.retain(|key, _| !is_below(key));
         let (tenant, count) = (lease.tenant, before - lease.areas.len());
-        self.unreserve_areas(tenant, count);
+        self.uncount_areas(tenant, self.payer_of_areas(id), count);
     }
 }
 
@@ -139,12 +149,12 @@ mod tests {
     fn areas_count_from_reservation_to_removal() {
         let mut table = table_with([grant(1, &[process(1)])]);
         let areas = |table: &Table| (table.usage(ME.tenant).areas, table.totals().areas, lease(table, 1).areas());
-        let reserved = ReservedAreas { tenant: ME.tenant, first_number: 1 };
+        let reserved = ReservedAreas { tenant: ME.tenant, payer: None, first_number: 1 };
         assert_eq!(table.reserve_areas(id(1), ADMIN, 3), Ok(reserved));
         assert_eq!(areas(&table), (3, 3, 0));
         assert!(table.add_area(id(1), name("a"), AreaKind::File));
         assert!(table.add_area(id(1), AreaKey::Number(2), AreaKind::Memory));
-        table.unreserve_areas(ME.tenant, 1);
+        table.unreserve_areas(reserved, 1);
         assert_eq!(areas(&table), (2, 2, 2));
         assert_eq!(table.remove_area(id(1), &name("a")), Some(AreaKind::File));
         assert_eq!(table.remove_area(id(1), &name("a")), None);
@@ -191,7 +201,7 @@ mod tests {
     #[test]
     fn an_area_of_a_lease_that_went_meanwhile_is_undone() {
         let mut table = table_with([grant(1, &[process(1)])]);
-        assert!(table.reserve_areas(id(1), ME, 2).is_ok());
+        let reserved = table.reserve_areas(id(1), ME, 2).expect("there is room");
         assert!(table.add_area(id(1), name("a"), AreaKind::File));
         assert_eq!(table.revoke(id(1), ME), Ok(()));
         assert!(!table.add_area(id(1), name("b"), AreaKind::File));
@@ -199,7 +209,7 @@ mod tests {
         table.forget(id(1));
         assert!(!table.add_area(id(1), name("b"), AreaKind::File));
         assert_eq!(table.totals().areas, 1);
-        table.unreserve_areas(ME.tenant, 1);
+        table.unreserve_areas(reserved, 1);
         assert_eq!(table.totals(), Default::default());
     }
 

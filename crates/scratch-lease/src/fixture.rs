@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use crate::{
     BootTime, Caller, ConnectionId, Due, EventKind, Grant, Granted, Last, Lease, LeaseId, Limits, NewHolder, Parting,
-    ProcessId, Reason, Table, TenantId,
+    ProcessId, Reason, Share, Table, TenantId,
 };
 
-pub(crate) const ME: Caller = Caller { tenant: TenantId(1000), admin: false };
-pub(crate) const OTHER: Caller = Caller { tenant: TenantId(2000), admin: false };
-pub(crate) const ADMIN: Caller = Caller { tenant: TenantId(0), admin: true };
+pub(crate) const ME: Caller = Caller { tenant: TenantId(1000), admin: false, confined_to: None };
+pub(crate) const OTHER: Caller = Caller { tenant: TenantId(2000), admin: false, confined_to: None };
+pub(crate) const ADMIN: Caller = Caller { tenant: TenantId(0), admin: true, confined_to: None };
 
 pub(crate) fn id(number: u8) -> LeaseId {
     LeaseId::from_bits([number; 10])
@@ -49,6 +49,7 @@ pub(crate) fn grant(number: u8, holders: &[NewHolder]) -> Grant {
         nonce: None,
         parent: None,
         holders: holders.to_vec(),
+        share: Share::default(),
         lifetime_max: None,
         labels: BTreeMap::new(),
         search_environment: false,

@@ -17,15 +17,19 @@ impl Table {
     /// # Errors
     /// Whatever is out of bounds; [`Refusal::LeaseUnknown`] for a parent that does not live or is another tenant's.
     pub fn grant(&mut self, grant: Grant, now: BootTime) -> Result<Granted, Refusal> {
-        let caller = Caller { tenant: grant.tenant, admin: false };
-        self.grant_by(caller, grant, now)
+        self.grant_by(Caller::of(grant.tenant), grant, now)
     }
 
-    /// [`grant`](Self::grant) on behalf of a tenant: an admin may name any lease as the parent.
+    /// [`grant`](Self::grant) on behalf of a tenant: an admin may name any lease as the parent, a confined caller needs one.
+    /// To that no lease exists by its nonce: it could be another's.
     ///
     /// # Errors
     /// As `grant`.
-    pub fn grant_by(&mut self, caller: Caller, grant: Grant, now: BootTime) -> Result<Granted, Refusal> {
+    pub fn grant_by(&mut self, caller: Caller, mut grant: Grant, now: BootTime) -> Result<Granted, Refusal> {
+        if caller.confined_to.is_some() {
+            grant.nonce = None;
+            grant.parent.ok_or(Refusal::LeaseUnknown)?;
+        }
         if let Some(first) = self.granted_before(grant.tenant, grant.nonce)? {
             return Ok(Granted::Existing(first));
         }
@@ -38,7 +42,9 @@ impl Table {
             debug_assert!(false, "lease {} is granted twice", grant.id);
             return Err(Refusal::LeaseEnding);
         }
-        self.insert(Lease::new(grant, now, now));
+        self.check_share(&grant)?;
+        let accounts = self.accounts(grant.parent, grant.share);
+        self.insert(Lease::new(grant, accounts, now, now));
         Ok(Granted::New)
     }
 
@@ -74,7 +80,9 @@ impl Table {
             }
         }
         self.index.remove(lease);
-        self.leases.remove(&id);
+        if let Some(lease) = self.leases.remove(&id) {
+            self.uncarve(&lease);
+        }
         self.count(tenant, |usage| {
             usage.leases = usage.leases.saturating_sub(1);
             usage.areas = usage.areas.saturating_sub(areas);
@@ -83,6 +91,7 @@ impl Table {
 
     pub(crate) fn insert(&mut self, lease: Lease) {
         self.index.add(&lease);
+        self.carve(&lease);
         self.count(lease.tenant, |usage| usage.leases += 1);
         self.leases.insert(lease.id, Box::new(lease));
     }
@@ -256,6 +265,20 @@ mod tests {
         table.due(at(0));
         assert_eq!(lease(&table, 2).state(), LeaseState::Searching);
         assert_eq!(table.grant(child(2), at(0)), Ok(Granted::New));
+    }
+
+    #[test]
+    fn who_is_confined_grants_below_its_lease_and_finds_nothing_by_nonce() {
+        let nonce = Some([1; 16]);
+        let mut table = table_with([grant(1, &[process(1)]), Grant { nonce, ..grant(2, &[process(1)]) }]);
+        let confined = Caller { confined_to: Some(id(1)), ..ME };
+        let mut granted = |grant| table.grant_by(confined, grant, at(0));
+        assert_eq!(granted(grant(3, &[process(1)])), Err(Refusal::LeaseUnknown));
+        assert_eq!(granted(below(2, grant(3, &[process(1)]))), Err(Refusal::LeaseUnknown));
+        assert_eq!(granted(Grant { nonce, ..below(1, grant(3, &[process(1)])) }), Ok(Granted::New));
+        table.commit(id(3), at(0));
+        let again = Grant { nonce, ..grant(4, &[process(1)]) };
+        assert_eq!(table.grant(again, at(0)), Ok(Granted::Existing(id(2))), "it took nobody's nonce");
     }
 
     #[test]

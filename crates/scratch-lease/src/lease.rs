@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use crate::carve::Accounts;
 use crate::{
-    AreaKey, AreaKind, BootTime, Holder, HolderId, HolderKind, Last, LeaseId, NewHolder, Parting, Reason, TenantId,
+    AreaKey, AreaKind, BootTime, Holder, HolderId, HolderKind, Last, LeaseId, NewHolder, Parting, Reason, Share,
+    TenantId,
 };
 
 /// What is asked for.
@@ -22,6 +24,8 @@ pub struct Grant {
     pub parent: Option<LeaseId>,
     /// What holds it from the start.
     pub holders: Vec<NewHolder>,
+    /// Its own limits of bytes and inodes.
+    pub share: Share,
     /// It ends then, whatever holds it.
     pub lifetime_max: Option<Duration>,
     /// Free text of the client.
@@ -62,6 +66,7 @@ pub struct Lease {
     pub(crate) grace_end: Option<BootTime>,
     pub(crate) nonce: Option<[u8; 16]>,
     pub(crate) parent: Option<LeaseId>,
+    pub(crate) accounts: Accounts,
     /// In the order of their ids.
     pub(crate) holders: Vec<Holder>,
     pub(crate) holder_next: HolderId,
@@ -80,7 +85,7 @@ pub struct Lease {
 
 impl Lease {
     /// A lease in the making. The same subject named twice is one holder.
-    pub(crate) fn new(grant: Grant, created: BootTime, now: BootTime) -> Self {
+    pub(crate) fn new(grant: Grant, accounts: Accounts, created: BootTime, now: BootTime) -> Self {
         let mut lease = Self {
             id: grant.id,
             tenant: grant.tenant,
@@ -93,6 +98,7 @@ impl Lease {
             grace_end: None,
             nonce: grant.nonce,
             parent: grant.parent,
+            accounts,
             holders: Vec::with_capacity(grant.holders.len()),
             holder_next: 1,
             labels: grant.labels,
@@ -218,6 +224,12 @@ impl Lease {
     #[must_use]
     pub fn parent(&self) -> Option<LeaseId> {
         self.parent
+    }
+
+    /// Its own limits of bytes and inodes.
+    #[must_use]
+    pub fn share(&self) -> Share {
+        self.accounts.share()
     }
 
     /// What the client made up to send its grant again.

@@ -4,6 +4,7 @@
 mod adopt;
 mod area;
 mod attach;
+mod carve;
 mod due;
 mod event;
 mod grant;
@@ -22,6 +23,7 @@ mod time;
 mod update;
 
 pub use area::{AreaKey, AreaKind, ReservedAreas};
+pub use carve::{Resource, Share};
 pub use due::Due;
 pub use event::{Compacted, Event, EventKind};
 pub use grant::Granted;

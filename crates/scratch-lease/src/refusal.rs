@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Resource;
+
 /// Why a request was refused. Nothing has changed then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -46,6 +48,16 @@ pub enum Refusal {
     LabelTooLong {
         /// The limit.
         limit: usize,
+    },
+    /// A limit of bytes or inodes has not so much left, that of the lease or of one above it.
+    #[error("of {limit} {} only {left} are left; ask for fewer, release areas, or let leases below end", .resource.name())]
+    LimitShare {
+        /// Bytes or inodes.
+        resource: Resource,
+        /// The limit.
+        limit: u64,
+        /// What is left of it.
+        left: u64,
     },
     /// The TTL is longer than allowed.
     #[error("a TTL is at most {limit:?}; ask for less and renew it")]

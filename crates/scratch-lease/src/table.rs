@@ -45,7 +45,7 @@ impl Table {
     /// [`Refusal::LeaseUnknown`], for leases of others too.
     pub fn get(&self, id: LeaseId, caller: Caller) -> Result<&Lease, Refusal> {
         match self.leases.get(&id) {
-            Some(lease) if visible(lease, caller) => Ok(lease),
+            Some(lease) if visible(&self.leases, lease, caller) => Ok(lease),
             _ => Err(Refusal::LeaseUnknown),
         }
     }
@@ -93,16 +93,35 @@ pub(crate) fn live_mut(
     id: LeaseId,
     caller: Caller,
 ) -> Result<&mut Lease, Refusal> {
+    match leases.get(&id) {
+        Some(lease) if visible(leases, lease, caller) => {}
+        _ => return Err(Refusal::LeaseUnknown),
+    }
     match leases.get_mut(&id) {
-        Some(lease) if !visible(lease, caller) => Err(Refusal::LeaseUnknown),
         Some(lease) if lease.ends() => Err(Refusal::LeaseEnding),
         Some(lease) => Ok(lease),
         None => Err(Refusal::LeaseUnknown),
     }
 }
 
-fn visible(lease: &Lease, caller: Caller) -> bool {
-    lease.state != LeaseState::Granting && caller.sees(lease.tenant)
+fn visible(leases: &HashMap<LeaseId, Box<Lease>>, lease: &Lease, caller: Caller) -> bool {
+    lease.state != LeaseState::Granting
+        && caller.sees(lease.tenant)
+        && caller.confined_to.is_none_or(|top| is_within(leases, lease, top))
+}
+
+/// Whether the lease is `top` or below it. Where one between has gone, it is not: it ends, too.
+fn is_within(leases: &HashMap<LeaseId, Box<Lease>>, lease: &Lease, top: LeaseId) -> bool {
+    let mut next = Some(lease);
+    // More than any family is deep, and circles in adopted records end.
+    for _ in 0..=u8::MAX {
+        match next {
+            Some(lease) if lease.id == top => return true,
+            Some(lease) => next = lease.parent.and_then(|parent| leases.get(&parent)).map(|parent| &**parent),
+            None => return false,
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -120,6 +139,24 @@ mod tests {
             assert_eq!(table.live(id(number), caller).err(), Some(Refusal::LeaseUnknown));
         }
         assert_eq!(table.leases().map(Lease::id).collect::<Vec<_>>(), [id(1)]);
+    }
+
+    #[test]
+    fn who_is_confined_sees_its_lease_and_those_below() {
+        let mut table = table_with([grant(1, &[process(1)]), grant(9, &[process(1)])]);
+        put(&mut table, below(1, grant(2, &[process(1)])));
+        put(&mut table, below(2, grant(3, &[process(1)])));
+        let confined = Caller { confined_to: Some(id(2)), ..ME };
+        for (number, is_there) in [(1, false), (2, true), (3, true), (9, false), (8, false)] {
+            assert_eq!(table.get(id(number), confined).is_ok(), is_there, "{number}");
+            assert_eq!(table.live(id(number), confined).is_ok(), is_there, "{number}");
+            assert_eq!(table.reserve_areas(id(number), confined, 1).is_ok(), is_there, "{number}");
+            let attached = table.attach(id(number), confined, ttl(5), at(0));
+            assert_eq!(attached.err(), (!is_there).then_some(Refusal::LeaseUnknown), "{number}");
+        }
+        assert_eq!(table.revoke(id(1), confined), Err(Refusal::LeaseUnknown));
+        let elsewhere = Caller { confined_to: Some(id(2)), ..OTHER };
+        assert_eq!(table.get(id(3), elsewhere).err(), Some(Refusal::LeaseUnknown), "confined, and another tenant");
     }
 
     /// The map's slot at its emptiest (one in 7/16), the lease, one holder: far below 1 KiB. An area alike.

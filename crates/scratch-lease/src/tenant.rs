@@ -13,10 +13,18 @@ pub struct Caller {
     pub tenant: TenantId,
     /// Root or a member of the admin group.
     pub admin: bool,
+    /// It came by a delegated channel: only this lease and those below it exist for it.
+    pub confined_to: Option<LeaseId>,
 }
 
 impl Caller {
-    /// Whether leases of `tenant` exist for this caller.
+    /// The tenant itself.
+    #[must_use]
+    pub fn of(tenant: TenantId) -> Self {
+        Self { tenant, admin: false, confined_to: None }
+    }
+
+    /// Whether leases of `tenant` may exist for this caller, unless it is confined.
     #[must_use]
     pub fn sees(self, tenant: TenantId) -> bool {
         self.admin || self.tenant == tenant

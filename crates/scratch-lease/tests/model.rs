@@ -7,13 +7,13 @@ mod plan;
 
 use std::time::Duration;
 
-use naive::{Naive, NaiveLease};
+use naive::{Naive, NaiveLease, Reserved};
 use plan::{Hold, Step, Wish, step};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use scratch_lease::{
     AreaKey, AreaKind, BootTime, ConnectionId, Due, EventKind, Grant, Granted, LeaseId, LeaseState, Limits, NewHolder,
-    Parting, ProcessId, Table, TenantId, Usage,
+    Parting, ProcessId, Share, Table, TenantId, Usage,
 };
 
 /// How long a connection has to come back when the broker did not run.
@@ -93,6 +93,7 @@ impl Pair {
             nonce: wish.nonce.map(|nonce| [nonce; 16]),
             parent: wish.parent.map(|parent| self.any(parent)),
             holders: wish.holders.into_iter().map(|hold| self.holder(hold)).collect(),
+            share: Share { bytes: wish.bytes, inodes: wish.inodes },
             lifetime_max: wish.lifetime_max.map(Duration::from_secs),
             labels: Default::default(),
             search_environment: wish.search_environment,
@@ -195,16 +196,22 @@ impl Pair {
         match step {
             Step::Reserve(lease, caller, count) => {
                 let id = self.any(lease);
-                let reserved = self.table.reserve_areas(id, caller, count).is_ok();
-                let tenant = self.naive.live(id, caller).map(|place| self.naive.leases[place].grant.tenant);
-                let room =
-                    tenant.filter_ok(|tenant| self.naive.usage(*tenant).areas + count <= LIMITS.areas_per_tenant);
-                assert_eq!(reserved, room.is_some());
-                self.naive.reserved.extend(room.into_iter().flat_map(|tenant| std::iter::repeat_n(tenant, count)));
+                let reserved = self.table.reserve_areas(id, caller, count).ok();
+                let lease = self.naive.live(id, caller).map(|place| &self.naive.leases[place]);
+                let payer = lease.as_ref().ok().and_then(|lease| lease.payer());
+                let fits = |lease: &&NaiveLease| {
+                    let left = lease.payer().and_then(|payer| self.naive.left(payer, 1));
+                    self.naive.usage(lease.grant.tenant).areas + count <= LIMITS.areas_per_tenant
+                        && left.is_none_or(|(_, left)| count as u64 <= left)
+                };
+                assert_eq!(reserved.is_some(), lease.filter_ok(fits).is_some());
+                for room in reserved.into_iter().flat_map(|room| std::iter::repeat_n(room, count)) {
+                    self.naive.reserved.push(Reserved { room, payer });
+                }
             }
             Step::Unreserve(which) if !self.naive.reserved.is_empty() => {
                 let which = which.index(self.naive.reserved.len());
-                self.table.unreserve_areas(self.naive.reserved.swap_remove(which), 1);
+                self.table.unreserve_areas(self.naive.reserved.swap_remove(which).room, 1);
             }
             Step::Add(lease, number) => self.add(lease, number),
             Step::Remove(lease, number) => {
@@ -225,9 +232,8 @@ impl Pair {
     fn add(&mut self, lease: Index, number: u8) {
         let Some(place) = self.naive.place(self.any(lease)) else { return };
         let lease = &mut self.naive.leases[place];
-        let Some(reserved) = self.naive.reserved.iter().position(|tenant| *tenant == lease.grant.tenant) else {
-            return;
-        };
+        let fits = |reserved: &Reserved| (reserved.room.tenant, reserved.payer) == (lease.grant.tenant, lease.payer());
+        let Some(reserved) = self.naive.reserved.iter().position(fits) else { return };
         let added = self.table.add_area(lease.grant.id, key(number), AreaKind::File);
         assert_eq!(added, lease.reason.is_none());
         if added {
@@ -285,6 +291,8 @@ impl Pair {
             assert_eq!((same.state(), same.reason()), (lease.state, lease.reason));
             let holders: Vec<_> = same.holders().iter().map(|holder| (holder.id, holder.kind)).collect();
             assert_eq!(holders, lease.holders);
+            let left = self.table.left(same);
+            assert_eq!([left.bytes, left.inodes], self.naive.left_to(lease), "left of {}", lease.grant.id);
         }
     }
 

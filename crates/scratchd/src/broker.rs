@@ -297,7 +297,7 @@ impl Broker {
 
     /// The broker acting for itself.
     pub(crate) fn own_word(&self) -> scratch_lease::Caller {
-        scratch_lease::Caller { tenant: scratch_lease::TenantId(self.uid), admin: true }
+        scratch_lease::Caller { admin: true, ..scratch_lease::Caller::of(scratch_lease::TenantId(self.uid)) }
     }
 }
 

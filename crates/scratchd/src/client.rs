@@ -33,6 +33,9 @@ pub(crate) struct Client {
     pub(crate) road: Road,
     /// The connection's own lease, once it has one.
     pub(crate) own_lease: Option<LeaseId>,
+    /// How many times the channel was delegated on; 0: its client connected by itself. Which lease it is confined to stands in
+    /// its caller.
+    pub(crate) delegations: u8,
     /// That lease's grant, until a reply has told of it.
     pub(crate) untold: Option<v1::GrantResponse>,
     /// The lease's directory that was used last: many requests in a row use the same.
@@ -46,7 +49,20 @@ impl Client {
     /// A client that has asked for nothing yet.
     pub(crate) fn new(socket: OwnedFd, peer: Peer, (id, road): (ConnectionId, Road), seat: Seat) -> Self {
         let outgoing = seat.outgoing(socket);
-        Self { outgoing, peer, id, road, own_lease: None, untold: None, directory: None, cpu: None, _seat: seat }
+        // A delegated channel has its lease from the start, and never another one.
+        let own_lease = peer.caller.confined_to;
+        Self {
+            outgoing,
+            peer,
+            id,
+            road,
+            own_lease,
+            delegations: 0,
+            untold: None,
+            directory: None,
+            cpu: None,
+            _seat: seat,
+        }
     }
 
     /// The peer's process, held.

@@ -88,7 +88,7 @@ impl Broker {
             .reserve_areas(lease, client.peer.caller, plan.count)
             .map_err(|refusal| first(refusal.into()))?;
         let made = self.make(client, lease, &plan, reserved).map_err(|at| {
-            self.lock().table.unreserve_areas(reserved.tenant, plan.count);
+            self.lock().table.unreserve_areas(reserved, plan.count);
             AtIndex { error: self.or_ended(client, lease, at.error), ..at }
         })?;
         let made = self.enter(client, lease, &plan, made, reserved).map_err(first)?;
@@ -138,7 +138,8 @@ impl Broker {
         Ok(response)
     }
 
-    fn check_unread(&self, client: &Client, handles: usize) -> Result<(), RequestError> {
+    /// Refuses descriptors beyond what the tenant may leave unread.
+    pub(crate) fn check_unread(&self, client: &Client, handles: usize) -> Result<(), RequestError> {
         let limit = self.settings.get().limits.unread_descriptors;
         if client.outgoing.tenant_may_be_sent(handles, limit) {
             Ok(())
@@ -148,9 +149,12 @@ impl Broker {
     }
 
     /// The lease of a request; the connection's own one is granted at first use.
-    fn lease_for(self: &Arc<Self>, client: &mut Client, text: &str) -> Result<LeaseId, RequestError> {
+    pub(crate) fn lease_for(self: &Arc<Self>, client: &mut Client, text: &str) -> Result<LeaseId, RequestError> {
         if !text.is_empty() {
             return lease_id(text);
+        }
+        if let Some(own) = client.peer.caller.confined_to {
+            return Ok(own);
         }
         if let Some(own) = client.own_lease {
             if self.lock().table.live(own, client.peer.caller).is_ok() {
@@ -288,7 +292,7 @@ impl Broker {
         let entered = {
             let mut state = self.lock();
             let entered = made.iter().take_while(|one| state.table.add_area(lease, one.key.clone(), plan.kind)).count();
-            state.table.unreserve_areas(reserved.tenant, made.len() - entered);
+            state.table.unreserve_areas(reserved, made.len() - entered);
             entered
         };
         if entered == made.len() {

@@ -64,8 +64,9 @@ impl Broker {
             text: past.reason.to_string(),
             time: Some(past.time.into()),
         });
-        if let Ok(lease) = self.lock().table.get(id, caller) {
-            let mut wire = self.wire_lease(lease);
+        let state = self.lock();
+        if let Ok(lease) = state.table.get(id, caller) {
+            let mut wire = self.wire_lease(lease, state.table.left(lease));
             wire.reason = why.or(wire.reason).or_else(|| Some(held(lease, wire.create_time)));
             return Ok(wire);
         }

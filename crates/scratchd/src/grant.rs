@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 use scratch_fs::{FsError, Owner, Record};
-use scratch_lease::{Grant, Granted, HolderId, LeaseId, NewHolder, Refusal};
+use scratch_lease::{Grant, Granted, HolderId, LeaseId, NewHolder, Refusal, Share};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
@@ -45,7 +45,14 @@ impl Broker {
         let holders = self.holders(&mut asking, &request, descriptors)?;
         let granted = self.grant_to(&asking, request, &holders);
         match granted {
-            Ok((id, ids)) => self.commit_grant(id, &ids, holders),
+            Ok((id, ids)) => {
+                let mut granted = self.commit_grant(id, &ids, holders)?;
+                if asking.caller.confined_to.is_some() {
+                    // Who is confined has no name space that it would be in.
+                    granted.path.clear();
+                }
+                Ok(granted)
+            }
             Err(Refused::Existing(granted)) => {
                 holders.into_iter().for_each(|(_, watched, _)| watched.discard(&self.side));
                 Ok(*granted)
@@ -97,8 +104,13 @@ impl Broker {
             tenant: asking.caller.tenant,
             pool: 0,
             nonce: <[u8; 16]>::try_from(request.nonce.as_slice()).ok(),
-            parent: if request.parent.is_empty() { None } else { Some(lease_id(&request.parent)?) },
+            parent: if request.parent.is_empty() {
+                asking.caller.confined_to
+            } else {
+                Some(lease_id(&request.parent)?)
+            },
             holders: holders.iter().map(|(holder, _, _)| *holder).collect(),
+            share: translate::share(request.limits),
             lifetime_max: request.lifetime_max.map(duration).transpose()?.filter(|time| !time.is_zero()),
             labels: request.labels.into_iter().collect(),
             search_environment: request.search_environment,
@@ -156,8 +168,8 @@ impl Broker {
         if !matches!(request.nonce.len(), 0 | 16) {
             return Err(RequestError::Request("a nonce has 16 bytes, or none"));
         }
-        if request.limits.as_ref().is_some_and(|limits| limits.bytes != 0 || limits.inodes != 0) {
-            return Err(RequestError::Unimplemented("a limit of bytes or inodes"));
+        if translate::share(request.limits) != Share::default() && !request.soft {
+            return Err(RequestError::LimitsNotFirm);
         }
         Ok(())
     }

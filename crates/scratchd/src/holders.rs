@@ -100,6 +100,12 @@ impl Watched {
 }
 
 impl Asking {
+    /// The broker itself, for a new connection of this tenant.
+    pub(crate) fn for_connection(caller: Caller, identity: Arc<Identity>, connection: ConnectionId) -> Self {
+        let road = Road::Channel;
+        Self { caller, identity, connection, road, process: None, named_itself: false, named_stream: false }
+    }
+
     /// Takes from a client what these holders need.
     ///
     /// # Errors
@@ -123,12 +129,18 @@ impl Asking {
     pub(crate) fn default_holder(&mut self) -> Holding {
         match self.process.take() {
             Some(process) => (NewHolder::Process(process.id), Watched::Process(process), ""),
+            None if self.caller.confined_to.is_some() => (NewHolder::Connection(self.connection), Watched::Nothing, ""),
             None => (NewHolder::Connection(self.connection), Watched::Nothing, NO_PROCESS),
         }
     }
 
     pub(crate) fn holder(&mut self, spec: &v1::HolderSpec, passed: &mut Passed<'_>) -> Result<Holding, RequestError> {
         use v1::holder_spec::Kind;
+        let of_channel = matches!(spec.kind, Some(Kind::Connection(_) | Kind::Ttl(_)) | None);
+        if self.caller.confined_to.is_some() && !of_channel {
+            // The kernel would name the broker's own process.
+            return Err(RequestError::Delegated("holder but the channel itself and ttl"));
+        }
         match &spec.kind {
             None => Err(RequestError::Holder("a holder has no kind; set one")),
             Some(Kind::Connection(_)) if self.road == Road::Channel => {

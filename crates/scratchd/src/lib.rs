@@ -12,6 +12,7 @@ mod clock;
 mod config;
 mod create;
 mod debt;
+mod delegate;
 mod detach;
 mod drain;
 mod ended;

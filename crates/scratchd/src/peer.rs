@@ -47,7 +47,14 @@ impl Peer {
         let pid = rustix::process::Pid::as_raw(Some(credentials.pid));
         let in_admin_group = admin_group.is_some_and(|group| identity.gid == group || identity.groups.contains(&group));
         let admin = identity.uid == 0 || in_admin_group;
-        Ok(Self { caller: Caller { tenant: TenantId(identity.uid), admin }, identity: Arc::new(identity), pid })
+        let caller = Caller { admin, ..Caller::of(TenantId(identity.uid)) };
+        Ok(Self { caller, identity: Arc::new(identity), pid })
+    }
+
+    /// Whoever has the other end of a delegated channel. The kernel would name the broker, which made both ends: who it is
+    /// comes from the broker's own table.
+    pub(crate) fn delegated(caller: Caller, identity: Arc<Identity>) -> Self {
+        Self { identity, caller, pid: 0 }
     }
 
     /// The peer's process, held. `None` where the kernel names none that we could watch.

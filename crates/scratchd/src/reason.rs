@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 use scratch_fs::{FsError, NameError};
-use scratch_lease::Refusal;
+use scratch_lease::{Refusal, Resource};
 use scratch_proto::v1;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -52,6 +52,12 @@ pub(crate) enum RequestError {
     PoolUnknown(String),
     #[error("{0} is not in this version")]
     Unimplemented(&'static str),
+    #[error(
+        "this pool can't enforce limits of bytes or inodes; set soft to have them shared out and counted all the same"
+    )]
+    LimitsNotFirm,
+    #[error("a delegated channel takes no {0}; it is for who delegated it")]
+    Delegated(&'static str),
     #[error("{0} is for {1}")]
     NotPermitted(&'static str, &'static str),
     #[error("{limit} descriptors were sent to this tenant and not received; receive them first")]
@@ -116,6 +122,8 @@ impl RequestError {
             Self::ProcessGone => (Code::FailedPrecondition, "PROCESS_GONE"),
             Self::PoolUnknown(_) => (Code::NotFound, "POOL_UNKNOWN"),
             Self::Unimplemented(_) => (Code::Unimplemented, "UNIMPLEMENTED"),
+            Self::LimitsNotFirm => (Code::FailedPrecondition, "LIMITS_NOT_FIRM"),
+            Self::Delegated(_) => (Code::PermissionDenied, "DELEGATED"),
             Self::NotPermitted(..) => (Code::PermissionDenied, "NOT_PERMITTED"),
             Self::LimitUnread { .. } => (Code::ResourceExhausted, "LIMIT_UNREAD"),
             Self::LimitConnections { .. } => (Code::ResourceExhausted, "LIMIT_CONNECTIONS"),
@@ -145,7 +153,13 @@ impl RequestError {
             Self::NameExists(path) | Self::NameTaken(path) => {
                 vec![("errno", "EEXIST".to_owned()), ("path", shortened(percent(path.as_os_str())))]
             }
-            Self::Refused(refusal) => refusal_limit(refusal).map(|limit| ("limit", limit)).into_iter().collect(),
+            Self::Refused(refusal) => {
+                let left = match refusal {
+                    Refusal::LimitShare { left, .. } => Some(("left", left.to_string())),
+                    _ => None,
+                };
+                refusal_limit(refusal).map(|limit| ("limit", limit)).into_iter().chain(left).collect()
+            }
             Self::AreaUnknown(path) => vec![("path", shortened(percent(path.as_os_str())))],
             Self::LimitUnread { limit }
             | Self::LimitConnections { limit }
@@ -186,6 +200,8 @@ fn refusal_code_and_reason(refusal: &Refusal) -> (tonic::Code, &'static str) {
         Refusal::HolderKind(_) | Refusal::NoHolder => (Code::InvalidArgument, "HOLDER_INVALID"),
         Refusal::LimitLeases { .. } => (Code::ResourceExhausted, "LIMIT_LEASES"),
         Refusal::LimitAreas { .. } => (Code::ResourceExhausted, "LIMIT_AREAS"),
+        Refusal::LimitShare { resource: Resource::Bytes, .. } => (Code::ResourceExhausted, "LIMIT_BYTES"),
+        Refusal::LimitShare { resource: Resource::Inodes, .. } => (Code::ResourceExhausted, "LIMIT_INODES"),
         Refusal::LimitHolders { .. } => (Code::ResourceExhausted, "LIMIT_HOLDERS"),
         Refusal::LimitLabels { .. } | Refusal::LabelTooLong { .. } => (Code::InvalidArgument, "LIMIT_LABELS"),
         Refusal::TtlTooLong { .. } | Refusal::TtlTooShort { .. } => (Code::InvalidArgument, "TTL_INVALID"),
@@ -204,6 +220,7 @@ fn refusal_limit(refusal: &Refusal) -> Option<String> {
         | Refusal::LimitLabels { limit }
         | Refusal::LabelTooLong { limit }
         | Refusal::Depth { limit } => Some(limit.to_string()),
+        Refusal::LimitShare { limit, .. } => Some(limit.to_string()),
         Refusal::TtlTooLong { limit } | Refusal::TtlTooShort { limit } | Refusal::GraceTooLong { limit } => {
             Some(humantime::format_duration(*limit).to_string())
         }

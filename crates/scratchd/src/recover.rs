@@ -11,6 +11,7 @@ use scratch_lease::{
     BootTime, CgroupId, Found, FoundRecord, Grant, Holder, HolderKind, Known, LeaseId, Parting, ProcessId,
     RecordedHolder, Recovery, TenantId,
 };
+use scratch_proto::v1;
 
 use crate::broker::Broker;
 use crate::cgroup::{self, Cgroup, KnownCgroup, Mounts};
@@ -19,6 +20,7 @@ use crate::debt::{Debt, Subject};
 use crate::parked::Survived;
 use crate::peer::Identity;
 use crate::process::HeldProcess;
+use crate::translate;
 
 /// How long a start waits for searches: one that the system would not let finish goes on beside serving.
 const SEARCH_FOR_MAX: Duration = Duration::from_secs(2);
@@ -274,6 +276,7 @@ fn grant_of(id: LeaseId, record: &Record, parent: Option<LeaseId>) -> Grant {
         nonce: <[u8; 16]>::try_from(record.nonce.as_slice()).ok(),
         parent,
         holders: Vec::new(),
+        share: translate::share(Some(v1::Limits { bytes: record.bytes_limit, inodes: record.inodes_limit })),
         lifetime_max: (record.lifetime_end != 0).then_some(lifetime),
         labels: record.labels.clone(),
         search_environment: record.search_environment,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prost_types::Timestamp;
 use scratch_fs::Record;
-use scratch_lease::{BootTime, HolderKind, Lease, LeaseId, LeaseState, Refusal};
+use scratch_lease::{BootTime, HolderKind, Lease, LeaseId, LeaseState, Refusal, Share};
 use scratch_proto::v1;
 
 use crate::broker::{Broker, State};
@@ -46,6 +46,22 @@ pub(crate) fn timestamp(time: BootTime) -> Timestamp {
     Timestamp::from(clock::wall(time))
 }
 
+/// The limits of a request or a record, where 0 stands for none.
+pub(crate) fn share(limits: Option<v1::Limits>) -> Share {
+    let limits = limits.unwrap_or_default();
+    let some = |limit: u64| Some(limit).filter(|limit| *limit != 0);
+    Share { bytes: some(limits.bytes), inodes: some(limits.inodes) }
+}
+
+fn wire_limits(share: Share) -> Option<v1::Limits> {
+    let limits = v1::Limits { bytes: share.bytes.unwrap_or(0), inodes: share.inodes.unwrap_or(0) };
+    (share != Share::default()).then_some(limits)
+}
+
+fn wire_left(left: Share) -> Option<v1::LimitsLeft> {
+    (left != Share::default()).then_some(v1::LimitsLeft { bytes: left.bytes, inodes: left.inodes })
+}
+
 impl Broker {
     /// One holder of a lease.
     pub(crate) fn wire_holder(&self, lease: LeaseId, holder: &scratch_lease::Holder) -> v1::Holder {
@@ -71,7 +87,7 @@ impl Broker {
     }
 
     /// A lease as List gives it; the tenant's name is looked up by the caller, where that may block.
-    pub(crate) fn wire_lease(&self, lease: &Lease) -> v1::Lease {
+    pub(crate) fn wire_lease(&self, lease: &Lease, left: Share) -> v1::Lease {
         let state = match lease.state() {
             LeaseState::Granting | LeaseState::Live | LeaseState::Searching => v1::LeaseState::Live,
             LeaseState::Ending => v1::LeaseState::Ending,
@@ -88,8 +104,9 @@ impl Broker {
             labels: lease.labels().clone().into_iter().collect(),
             areas: lease.areas() as u64,
             parent: lease.parent().map(|parent| parent.to_string()).unwrap_or_default(),
-            limits: None,
+            limits: wire_limits(lease.share()),
             firmness: v1::Firmness::Soft.into(),
+            limits_left: wire_left(left),
             create_time: Some(timestamp(lease.created())),
             reason: lease.reason().map(|reason| v1::Reason {
                 code: reason.code().to_owned(),
@@ -134,6 +151,8 @@ pub(crate) fn record(state: &State, cgroups: &KnownCgroups, lease: &Lease) -> Re
         lifetime_end: lease.lifetime_end().map_or(0, |time| time.0),
         search_environment: lease.search_environment() && !ends,
         grace: nanoseconds(lease.grace()),
+        bytes_limit: lease.share().bytes.unwrap_or(0),
+        inodes_limit: lease.share().inodes.unwrap_or(0),
         holder_next: lease.holder_next(),
     }
 }

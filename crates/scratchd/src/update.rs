@@ -21,6 +21,7 @@ impl Broker {
         self.lock().table.update_labels(id, caller, labels, &request.remove_labels)?;
         self.rewrite_record(id)?;
         let state = self.lock();
-        Ok(self.wire_lease(state.table.get(id, caller)?))
+        let lease = state.table.get(id, caller)?;
+        Ok(self.wire_lease(lease, state.table.left(lease)))
     }
 }

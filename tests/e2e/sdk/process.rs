@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Signal, kill_process};
-use scratch_client::{AreaOptions, Client, ConnectOptions, GrantOptions};
+use scratch_client::{AreaOptions, Client, ClientError, ConnectOptions, GrantOptions};
 use scratch_tests::{Broker, DEADLINE, Dialogue, Options, as_user, contained, eventually, names_in, wait_gone};
 
 use super::{grant, modes};
@@ -23,6 +23,8 @@ pub(super) enum Role {
     Holds,
     /// The same, by the async flavour.
     HoldsAsync,
+    /// Makes a file by the channel that it was started with, says so, and waits.
+    Delegated,
 }
 
 /// This program in a role, talking to that broker.
@@ -41,6 +43,7 @@ fn in_a_role() {
         "Modes" => modes::check(),
         "Holds" => hold(),
         "HoldsAsync" => hold_async(),
+        "Delegated" => delegated(),
         _ => panic!("no such role: {role}"),
     });
 }
@@ -66,6 +69,19 @@ fn hold_async() {
     lease.leave();
 }
 
+fn delegated() {
+    let options = ConnectOptions::default();
+    let client = Client::connect(&options).expect("the channel is open");
+    let second = Client::connect(&options).expect_err("there is one, and it was taken");
+    assert!(matches!(second, ClientError::NoChannel { .. }), "{second}");
+    let file = client.file(&AreaOptions::default()).expect("a file is made under the channel's lease");
+    assert_eq!(file.path(), None);
+    println!("\n{SAYS}made");
+    let line = stdin().lock().lines().next();
+    assert!(line.is_none(), "{line:?}");
+    drop(file.keep());
+}
+
 /// Says where the leases are. What follows is as if it ended without a word to the broker.
 fn say_and_wait(lease: Option<&Path>, area_of_own: Option<&Path>) {
     let lease = lease.expect("it has a path");
@@ -75,7 +91,7 @@ fn say_and_wait(lease: Option<&Path>, area_of_own: Option<&Path>) {
     assert!(line.is_none(), "{line:?}");
 }
 
-fn says(process: &mut Dialogue) -> String {
+pub(super) fn says(process: &mut Dialogue) -> String {
     loop {
         if let Some(said) = process.line().strip_prefix(SAYS) {
             return said.to_owned();

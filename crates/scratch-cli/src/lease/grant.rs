@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use scratch_client::{CgroupDirectory, Client, ConnectOptions, GrantOptions, Holder};
+use scratch_client::{CgroupDirectory, Client, GrantOptions, Holder};
 use serde_json::json;
 
+use crate::broker;
 use crate::failure::Failure;
 use crate::shell::Shell;
 use crate::{Output, OutputArgs, argument, json, line};
@@ -75,8 +76,7 @@ pub(super) fn grant(args: GrantArgs) -> Result<(), Failure> {
         grace: args.grace,
         ..GrantOptions::default()
     };
-    let connect = ConnectOptions { program: Some("/proc/self/exe".into()), ..ConnectOptions::default() };
-    let lease = Client::connect_or_start(&connect)?.grant(&options)?;
+    let lease = Client::connect_or_start(&broker::options())?.grant(&options)?;
     match args.output.output {
         Output::Text => line::print(lease.id())?,
         Output::Json => {

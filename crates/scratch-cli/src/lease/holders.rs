@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use scratch_client::{CgroupDirectory, Client, ConnectOptions, Holder};
+use scratch_client::{CgroupDirectory, Client, Holder};
 use scratch_proto::v1;
 use scratch_proto::v1::leases_client::LeasesClient;
 use serde_json::json;
 
-use crate::broker::with_broker;
+use crate::broker::{self, with_broker};
 use crate::failure::Failure;
 use crate::shell::Shell;
 use crate::{Output, OutputArgs, argument, json, line};
@@ -97,5 +97,5 @@ pub(super) fn detach(args: DetachArgs) -> Result<(), Failure> {
 
 /// A lease is where a broker runs: none is started.
 fn client() -> Result<Client, Failure> {
-    Ok(Client::connect(&ConnectOptions::default())?)
+    Ok(Client::connect(&broker::options())?)
 }

@@ -1,12 +1,12 @@
 //! `scratch lease revoke`.
 
-use scratch_client::{Client, ConnectOptions};
+use scratch_client::Client;
 use scratch_proto::v1;
 use scratch_proto::v1::admin_client::AdminClient;
 use scratch_proto::v1::leases_client::LeasesClient;
 use tonic::transport::Channel;
 
-use crate::broker::with_broker;
+use crate::broker::{self, with_broker};
 use crate::failure::Failure;
 use crate::progress::show_while;
 use crate::table::clean;
@@ -40,7 +40,7 @@ pub(super) fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
             all(&args.leases, results)
         });
     }
-    let client = Client::connect(&ConnectOptions::default())?;
+    let client = Client::connect(&broker::options())?;
     let results = args.leases.iter().map(|lease| Ok(client.revoke(lease)?)).collect();
     all(&args.leases, results)
 }

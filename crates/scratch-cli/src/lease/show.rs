@@ -81,6 +81,7 @@ fn text(lease: &v1::Lease, areas: &[v1::Area]) -> std::io::Result<()> {
 /// What there is to say, in the order of interest.
 fn fields(lease: &v1::Lease) -> Vec<(&'static str, String)> {
     let when = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let (own, left) = (lease.limits.unwrap_or_default(), lease.limits_left.unwrap_or_default());
     let reason = lease.reason.as_ref();
     let reason = reason.map(|reason| format!("{} ({}, {})", reason.text, reason.code, when(json::time(reason.time))));
     let labels: Vec<String> = lease.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -93,11 +94,22 @@ fn fields(lease: &v1::Lease) -> Vec<(&'static str, String)> {
         ("reason", reason.unwrap_or_default()),
         ("parent", lease.parent.clone()),
         ("labels", labels.join(" ")),
+        ("bytes", limit(own.bytes, left.bytes)),
+        ("inodes", limit(own.inodes, left.inodes)),
         ("ttl", when(json::duration(lease.granted_ttl))),
         ("expires", when(json::time(lease.expire_time))),
         ("since", when(json::time(lease.create_time))),
     ];
     fields.into_iter().filter(|(_, value)| !value.is_empty()).collect()
+}
+
+/// A limit of its own, or one that it shares with a lease above it; and what is left of it.
+fn limit(own: u64, left: Option<u64>) -> String {
+    match (own, left) {
+        (_, None) => String::new(),
+        (0, Some(left)) => format!("{left} left of what a lease above has"),
+        (own, Some(left)) => format!("{left} left of {own}"),
+    }
 }
 
 fn holders(holders: &[v1::Holder]) -> Table {

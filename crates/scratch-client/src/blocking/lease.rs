@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Blocking, Directory, NamedFile, block};
 use crate::lease::Held;
-use crate::{AreaOptions, ClientError, holder};
+use crate::{AreaOptions, ClientError, Limits, holder};
 
 /// A lease of ours. Dropping the guard revokes the lease and everything under it, ignoring errors: the broker ends it in any
 /// case when its holders are gone. In a forked child dropping the guard does nothing.
@@ -92,6 +92,15 @@ impl Lease {
     /// LEASE_UNKNOWN when it has ended.
     pub fn keep_alive(&self) -> Result<Duration, ClientError> {
         block(self.held.broker().keep_alive(self.id()))
+    }
+
+    /// Makes a channel that reaches a new lease below this one and nothing else, for a process that can reach no broker. The new
+    /// lease ends when every copy of the descriptor is closed.
+    ///
+    /// # Errors
+    /// LIMIT_BYTES and LIMIT_INODES for limits that don't fit; LIMIT_DEPTH on a channel that was delegated on 8 times.
+    pub fn delegate(&self, limits: Limits) -> Result<OwnedFd, ClientError> {
+        block(self.held.broker().delegate(self.id(), limits))
     }
 
     /// Ends the lease now; returns when its directory is out of the name space.

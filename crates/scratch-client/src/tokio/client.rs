@@ -1,6 +1,7 @@
 //! The client: connects, grants, and makes areas under a lease of its own.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use super::{Directory, Lease, NamedFile};
 use crate::broker::Broker;
 use crate::connect::Start;
 use crate::site::Site;
-use crate::{AreaOptions, ClientError, ConnectOptions, GrantOptions, Holder};
+use crate::{AreaOptions, ClientError, ConnectOptions, GrantOptions, Holder, Limits};
 
 /// A connection to the broker. Clones share it, and many tasks may call at once.
 ///
@@ -22,7 +23,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to a broker that runs.
+    /// Connects to a broker that runs. Where SCRATCHD_CHANNEL is set and `runtime_directory` is not, to the delegated channel
+    /// that it names.
     ///
     /// # Errors
     /// [`ClientError::NoBroker`] where none answers; [`ClientError::ForeignBroker`] for one that may not be trusted.
@@ -36,6 +38,15 @@ impl Client {
     /// As [`Client::connect`]; [`ClientError::NoProgram`] and [`ClientError::Start`] where none could be started.
     pub async fn connect_or_start(options: &ConnectOptions) -> Result<Self, ClientError> {
         Ok(Self { broker: Broker::new(options, Start::IfNone).await? })
+    }
+
+    /// Uses a channel that was delegated to this process, as it is: no search, no look at whose broker it is, and no
+    /// reconnecting. Without a lease of one's own, areas are made under the channel's.
+    ///
+    /// # Errors
+    /// Those of watching a socket. Called in a runtime, as [`Client::connect`].
+    pub fn delegated(channel: OwnedFd) -> Result<Self, ClientError> {
+        Ok(Self { broker: Broker::delegated(channel)? })
     }
 
     /// Asks the broker nothing and waits for its answer.
@@ -104,6 +115,15 @@ impl Client {
 
 /// Without a lease of one's own: areas under a lease that is granted at first use and ends with this process.
 impl Client {
+    /// As [`Lease::delegate`], below the lease that ends with this process; on a delegated channel, below the channel's.
+    ///
+    /// # Errors
+    /// As there, and those of granting a lease.
+    pub async fn delegate(&self, limits: Limits) -> Result<OwnedFd, ClientError> {
+        let own = self.broker.own_lease().await?;
+        self.broker.delegate(&own.id, limits).await
+    }
+
     /// As [`Lease::file`].
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use ::tokio::time::sleep;
 use super::socket::Tokio;
 use super::{Directory, NamedFile};
 use crate::lease::Held;
-use crate::{AreaOptions, ClientError, holder};
+use crate::{AreaOptions, ClientError, Limits, holder};
 
 /// However short a ttl is.
 const RENEW_AFTER_MIN: Duration = Duration::from_millis(100);
@@ -114,6 +114,15 @@ impl Lease {
             }
             sleep((renewed.1 / 3).max(RENEW_AFTER_MIN)).await;
         }
+    }
+
+    /// Makes a channel that reaches a new lease below this one and nothing else, for a process that can reach no broker. The new
+    /// lease ends when every copy of the descriptor is closed.
+    ///
+    /// # Errors
+    /// LIMIT_BYTES and LIMIT_INODES for limits that don't fit; LIMIT_DEPTH on a channel that was delegated on 8 times.
+    pub async fn delegate(&self, limits: Limits) -> Result<OwnedFd, ClientError> {
+        self.held.broker().delegate(self.id(), limits).await
     }
 
     /// Ends the lease now; returns when its directory is out of the name space.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use scratch_lease::{
     AreaKey, BootTime, Caller, ConnectionId, Due, Grant, Granted, HolderId, HolderKind, Last, LeaseId, LeaseState,
-    Limits, NewHolder, Parting, Reason, Refusal, TenantId, Usage,
+    Limits, NewHolder, Parting, Reason, Refusal, ReservedAreas, Resource, TenantId, Usage,
 };
 
 pub(crate) struct NaiveLease {
@@ -16,6 +16,8 @@ pub(crate) struct NaiveLease {
     pub(crate) reason: Option<Reason>,
     pub(crate) searches: usize,
     pub(crate) areas: Vec<AreaKey>,
+    /// The nearest leases above it that have a limit of bytes, of inodes.
+    above: [Option<LeaseId>; 2],
     next: HolderId,
     lifetime_end: Option<BootTime>,
     loss: Reason,
@@ -25,8 +27,14 @@ pub(crate) struct Naive {
     pub(crate) limits: Limits,
     pub(crate) leases: Vec<NaiveLease>,
     pub(crate) now: BootTime,
-    /// Reserved areas that have not become real, by tenant.
-    pub(crate) reserved: Vec<TenantId>,
+    /// Reserved areas that have not become real.
+    pub(crate) reserved: Vec<Reserved>,
+}
+
+/// One area's room, and whose limit of inodes it was taken from.
+pub(crate) struct Reserved {
+    pub(crate) room: ReservedAreas,
+    pub(crate) payer: Option<LeaseId>,
 }
 
 impl NaiveLease {
@@ -54,6 +62,15 @@ impl NaiveLease {
                 *deadline = now + *granted;
             }
         }
+    }
+
+    fn limits(&self) -> [Option<u64>; 2] {
+        [self.grant.share.bytes, self.grant.share.inodes]
+    }
+
+    /// Whose limit of inodes its areas are taken from.
+    pub(crate) fn payer(&self) -> Option<LeaseId> {
+        if self.grant.share.inodes.is_some() { Some(self.grant.id) } else { self.above[1] }
     }
 
     /// Removes the holders that match; true if there was one.
@@ -107,6 +124,7 @@ impl Naive {
     pub(crate) fn insert(&mut self, grant: Grant, created: BootTime, state: LeaseState) {
         let lifetime_end = grant.lifetime_max.map(|lifetime_max| created + lifetime_max);
         let loss = Reason::HoldersGone { last: None, grace: Duration::ZERO };
+        let above = self.above(grant.parent);
         let mut lease = NaiveLease {
             grant,
             state,
@@ -115,6 +133,7 @@ impl Naive {
             reason: None,
             searches: 0,
             areas: vec![],
+            above,
             next: 1,
             lifetime_end,
             loss,
@@ -161,7 +180,7 @@ impl Naive {
         }
         grant.holders.iter().try_for_each(|holder| self.check(*holder))?;
         if let Some(parent) = grant.parent {
-            let caller = Caller { tenant: grant.tenant, admin: false };
+            let caller = Caller::of(grant.tenant);
             self.live(parent, caller).map_err(|_| Refusal::LeaseUnknown)?;
             if self.depth(parent) + 1 > self.limits.depth_max {
                 return Err(Refusal::Depth { limit: self.limits.depth_max });
@@ -170,8 +189,45 @@ impl Naive {
         if self.usage(grant.tenant).leases >= self.limits.leases_per_tenant {
             return Err(Refusal::LimitLeases { limit: self.limits.leases_per_tenant });
         }
+        let above = self.above(grant.parent);
+        let wanted = [grant.share.bytes.unwrap_or(0), grant.share.inodes.unwrap_or(1)];
+        for (index, resource) in [Resource::Bytes, Resource::Inodes].into_iter().enumerate() {
+            if let Some((limit, left)) = above[index].and_then(|payer| self.left(payer, index))
+                && wanted[index] > left
+            {
+                return Err(Refusal::LimitShare { resource, limit, left });
+            }
+        }
         self.insert(grant, self.now, LeaseState::Granting);
         Ok(Granted::New)
+    }
+
+    fn above(&self, parent: Option<LeaseId>) -> [Option<LeaseId>; 2] {
+        let Some(place) = parent.and_then(|parent| self.place(parent)) else { return [None; 2] };
+        let parent = &self.leases[place];
+        [0, 1].map(|index| if parent.limits()[index].is_some() { Some(parent.grant.id) } else { parent.above[index] })
+    }
+
+    /// A limit of this lease's own, and what nobody has of it.
+    pub(crate) fn left(&self, payer: LeaseId, index: usize) -> Option<(u64, u64)> {
+        let limit = self.leases[self.place(payer)?].limits()[index]?;
+        let there = || self.leases.iter().filter(|lease| !lease.gone);
+        let below = there().filter(|lease| lease.above[index] == Some(payer));
+        let mut spent: u64 = below.map(|lease| lease.limits()[index].unwrap_or(index as u64)).sum();
+        if index == 1 {
+            let areas = there().filter(|lease| lease.payer() == Some(payer)).map(|lease| lease.areas.len());
+            let reserved = self.reserved.iter().filter(|reserved| reserved.payer == Some(payer)).count();
+            spent += (areas.sum::<usize>() + reserved) as u64;
+        }
+        Some((limit, limit.saturating_sub(spent)))
+    }
+
+    /// What is left to a lease.
+    pub(crate) fn left_to(&self, lease: &NaiveLease) -> [Option<u64>; 2] {
+        [0, 1].map(|index| {
+            let payer = if lease.limits()[index].is_some() { Some(lease.grant.id) } else { lease.above[index] };
+            payer.and_then(|payer| self.left(payer, index)).map(|(_, left)| left)
+        })
     }
 
     fn depth(&self, id: LeaseId) -> usize {
@@ -261,7 +317,7 @@ impl Naive {
 
     pub(crate) fn usage(&self, tenant: TenantId) -> Usage {
         let leases = self.leases.iter().filter(|lease| !lease.gone && lease.grant.tenant == tenant);
-        let reserved = self.reserved.iter().filter(|reserved| **reserved == tenant).count();
+        let reserved = self.reserved.iter().filter(|reserved| reserved.room.tenant == tenant).count();
         Usage { leases: leases.clone().count(), areas: leases.map(|lease| lease.areas.len()).sum::<usize>() + reserved }
     }
 

@@ -9,6 +9,8 @@ pub(crate) struct Wish {
     pub(crate) tenant: u32,
     pub(crate) parent: Option<Index>,
     pub(crate) holders: Vec<Hold>,
+    pub(crate) bytes: Option<u64>,
+    pub(crate) inodes: Option<u64>,
     pub(crate) nonce: Option<u8>,
     pub(crate) lifetime_max: Option<u64>,
     pub(crate) search_environment: bool,
@@ -61,11 +63,14 @@ fn wish() -> impl Strategy<Value = Wish> {
     let parent = prop::option::weighted(0.4, any::<Index>());
     let holders = prop_oneof![8 => prop::collection::vec(hold(), 1..=2), 1 => prop::collection::vec(hold(), 0..=4)];
     let (nonce, lifetime_max) = (prop::option::weighted(0.6, 0..2u8), prop::option::weighted(0.2, 1..40u64));
-    (1..3u32, parent, holders, nonce, lifetime_max, any::<bool>()).prop_map(
-        |(tenant, parent, holders, nonce, lifetime_max, search_environment)| Wish {
+    let limits = prop_oneof![2 => Just((None, None)), 1 => (prop::option::of(0..6u64), prop::option::of(0..6u64))];
+    (1..3u32, parent, holders, limits, nonce, lifetime_max, any::<bool>()).prop_map(
+        |(tenant, parent, holders, (bytes, inodes), nonce, lifetime_max, search_environment)| Wish {
             tenant,
             parent,
             holders,
+            bytes,
+            inodes,
             nonce,
             lifetime_max,
             search_environment,
@@ -74,7 +79,7 @@ fn wish() -> impl Strategy<Value = Wish> {
 }
 
 fn caller() -> impl Strategy<Value = Caller> {
-    (1..3u32, prop::bool::weighted(0.8)).prop_map(|(tenant, admin)| Caller { tenant: TenantId(tenant), admin })
+    (1..3u32, prop::bool::weighted(0.8)).prop_map(|(tenant, admin)| Caller { admin, ..Caller::of(TenantId(tenant)) })
 }
 
 pub(crate) fn step() -> impl Strategy<Value = Step> {

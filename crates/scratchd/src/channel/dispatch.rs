@@ -6,9 +6,11 @@ use std::sync::Arc;
 use scratch_proto::v1::{self, channel_request::Op, channel_response::Result as Answer};
 
 use crate::broker::Broker;
+use crate::channel::connection::Connection;
 use crate::channel::{Mail, MailBox};
 use crate::client::Client;
 use crate::create::Creation;
+use crate::delegate::{Delegated, may_ask};
 use crate::holders::Asking;
 use crate::reason::RequestError;
 use crate::release::Released;
@@ -56,6 +58,10 @@ pub(crate) fn dispatch(
     descriptors: Vec<OwnedFd>,
     reply_to: ReplyTo,
 ) -> Outcome {
+    if let Err(error) = may_ask(broker, client, &op) {
+        broker.side.close(descriptors);
+        return Outcome::Answer(refusal(&error, None), Vec::new());
+    }
     let descriptors = match op {
         Op::Grant(_) | Op::Attach(_) | Op::Persist(_) => descriptors,
         // Nothing else takes any in this version.
@@ -79,7 +85,20 @@ pub(crate) fn dispatch(
         Op::Claim(request) => claim(broker, client, &request),
         Op::Persist(request) => persist(broker, client, request, descriptors, reply_to),
         Op::Detach(request) => detach(broker, client, request, reply_to),
-        Op::Delegate(_) => here(Err(RequestError::Unimplemented("Delegate"))),
+        Op::Delegate(request) => delegate(broker, client, request, &reply_to),
+    }
+}
+
+/// The new channel is served by the thread that serves the one it was asked for on, until its client strays.
+fn delegate(broker: &Arc<Broker>, client: &mut Client, request: v1::DelegateRequest, reply_to: &ReplyTo) -> Outcome {
+    match broker.delegate(client, request) {
+        Ok(Delegated { lease, client, end }) => {
+            let token = client.id.0;
+            reply_to.mail.send(Mail::Follow { token, connection: Box::new(Connection::new(client)) });
+            let answer = v1::DelegateResponse { lease: lease.to_string(), fd: true };
+            Outcome::Answer(Answer::Delegate(answer), vec![end])
+        }
+        Err(error) => Outcome::Answer(refusal(&error, None), Vec::new()),
     }
 }
 

@@ -30,7 +30,7 @@ const THREADS_MAX: usize = 16;
 pub(crate) enum Mail {
     /// The answer to a request that was worked on elsewhere.
     Reply { connection: u64, response: v1::ChannelResponse, handle: Option<OwnedFd> },
-    /// A connection whose client runs on this thread's CPU.
+    /// A connection whose client runs on this thread's CPU, or one that was delegated.
     Follow { token: u64, connection: Box<Connection> },
     /// Read all that is readable, then say so.
     ReadOn(Arc<ReadOn>),

@@ -37,7 +37,7 @@ impl Service {
         let state = self.0.lock();
         for id in &ids {
             let Ok(lease) = state.table.get(*id, caller) else { continue };
-            let lease = self.0.wire_lease(lease);
+            let lease = self.0.wire_lease(lease, state.table.left(lease));
             bytes += lease.encoded_len();
             if bytes > PAGE_BYTES_MAX && !leases.is_empty() {
                 return v1::ListLeasesResponse { leases, next_page_token: last.unwrap_or_default() };

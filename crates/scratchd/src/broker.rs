@@ -55,7 +55,7 @@ pub(crate) struct Broker {
     pub(crate) changed: Notify,
     pub(crate) searches: Searches,
     pub(crate) tickets: Tickets,
-    /// KeepAlive streams over gRPC.
+    /// The sockets of all gRPC connections: KeepAlive streams may be on any of them.
     pub(crate) streams: Streams,
     /// Where tasks run, once there is something to be served.
     pub(crate) tokio: OnceLock<tokio::runtime::Handle>,

@@ -8,6 +8,7 @@ mod crash;
 mod crowd;
 mod doctor;
 mod drain;
+mod events;
 mod floods;
 mod grpc;
 mod health;

@@ -6,6 +6,7 @@ use scratch_lease::{Caller, HolderKind, Refusal};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
+use crate::clock;
 use crate::reason::RequestError;
 use crate::translate::lease_id;
 
@@ -23,7 +24,7 @@ impl Broker {
             let found = holders.iter().find(|holder| holder.id == request.holder);
             let holder = *found.ok_or(Refusal::HolderUnknown)?;
             let is_last = holders.len() == 1;
-            state.table.detach(id, caller, holder.id)?;
+            state.table.at(clock::now()).detach(id, caller, holder.id)?;
             (holder, is_last)
         };
         let process = match holder.kind {

@@ -14,6 +14,7 @@ mod debt;
 mod detach;
 mod drain;
 mod ended;
+mod events;
 mod grant;
 mod grpc;
 mod holders;
@@ -41,6 +42,7 @@ mod tickets;
 mod translate;
 mod update;
 mod watch;
+mod why;
 
 pub use config::{Backend, Config, ConfigError, LimitsConfig, PoolConfig, RestartConfig};
 pub use log::LogFormat;

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use rustix::process::{Signal, kill_process};
 use scratch_proto::v1::admin_client::AdminClient;
 use scratch_proto::v1::areas_client::AreasClient;
 use scratch_proto::v1::leases_client::LeasesClient;
@@ -139,11 +140,12 @@ fn another_run_of_the_broker_begins_anew() {
         let held = Held::start(&broker);
         let revision = with_grpc(&broker, async |grpc| {
             let (mut watched, revision) = Watched::from_now(&grpc).await;
-            assert!(broker.terminate().success(), "a watcher does not hold up a stop");
+            kill_process(broker.pid(), Signal::TERM).expect("the broker lives");
             let ended = watched.next().await.expect_err("the broker stops");
             assert_eq!((ended.code(), reason(&ended).as_str()), (tonic::Code::Unavailable, "STOPPING"));
             revision
         });
+        assert!(broker.wait().success(), "a watcher does not hold up a stop");
         broker.restart();
         with_grpc(&broker, async |grpc| {
             let refused = Watched::start(&grpc, since(&revision)).await.err().expect("it is another run's");

@@ -57,11 +57,13 @@ struct Place {
     revision: String,
     /// All that was held has been shown.
     marked: bool,
+    /// Since when the broker is away.
+    lost_at: Option<Instant>,
 }
 
 /// Shows events until there is a reason to end.
 pub(crate) fn events(args: &EventsArgs) -> Result<(), Failure> {
-    let mut place = Place { revision: args.since.clone().unwrap_or_default(), marked: false };
+    let mut place = Place { revision: args.since.clone().unwrap_or_default(), ..Place::default() };
     let rows = Rows::new(&[("TIME", 20), ("TENANT", 8), ("LEASE", 16), ("EVENT", 11), ("TEXT", 0)]);
     let result = quietly(match args.output.output {
         Output::Json => Ok(()),
@@ -89,29 +91,15 @@ fn follow(
     place: &mut Place,
     show: &mut impl FnMut(&v1::WatchResponse) -> std::io::Result<()>,
 ) -> Result<(), Failure> {
-    let mut lost_at: Option<Instant> = None;
     loop {
-        let before = place.revision.clone();
-        let failure = match with_broker(async |channel| watch(channel, args, place, show).await) {
-            Ok(()) => return Ok(()),
-            Err(failure) => failure,
-        };
-        if place.revision != before {
-            lost_at = None;
-        }
-        if !place.marked || !(is_lost(&failure) || has_reason(&failure, "COMPACTED")) {
-            return Err(failure);
-        }
-        if has_reason(&failure, "COMPACTED") {
-            // After the broker was lost: another run of it, of which all is new. Else something was missed.
-            if lost_at.is_none() {
-                return Err(failure);
-            }
+        let Err(failure) = with_broker(async |channel| watch(channel, args, place, show).await) else { return Ok(()) };
+        if place.lost_at.is_some() && has_reason(&failure, "COMPACTED") {
+            // Another run of the broker: all of it is new.
             place.revision.clear();
             continue;
         }
-        let lost = *lost_at.get_or_insert_with(Instant::now);
-        if lost.elapsed() > COMES_BACK_WITHIN {
+        let lost_at = *place.lost_at.get_or_insert_with(Instant::now);
+        if !place.marked || !is_lost(&failure) || lost_at.elapsed() > COMES_BACK_WITHIN {
             return Err(failure);
         }
         std::thread::sleep(LOOK_EVERY);
@@ -132,6 +120,7 @@ async fn watch(
     };
     let mut stream = LeasesClient::new(channel).watch(request).await?.into_inner();
     while let Some(message) = stream.message().await? {
+        place.lost_at = None;
         if message.event.is_some() {
             show(&message)?;
         } else {

@@ -2,7 +2,7 @@
 
 use hyper_util::rt::TokioIo;
 use scratch_proto::v1::leases_client::LeasesClient;
-use scratch_proto::v1::{GrantRequest, RevokeRequest, Wait, WatchRequest};
+use scratch_proto::v1::{GrantRequest, RevokeRequest, WatchRequest};
 use scratch_tests::{Broker, Options, contained, with_grpc};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
@@ -45,7 +45,7 @@ fn that_do_not_read_are_cut_off() {
             let before = resident(&broker);
             for _ in 0..LEASES {
                 let lease = leases.grant(GrantRequest::default()).await.expect("it grants").into_inner().id;
-                let request = RevokeRequest { lease, wait: Wait::Freed.into() };
+                let request = RevokeRequest { lease, ..RevokeRequest::default() };
                 leases.revoke(request).await.expect("it revokes");
             }
             company.is_well();

@@ -79,7 +79,7 @@ impl Broker {
             why
         };
         if let Some((mut wire, held)) = known {
-            let ends = why.or(wire.reason.take());
+            let ends = why.or_else(|| wire.reason.take());
             wire.reason = Some(ends.map_or_else(|| held.in_words(), with_remains));
             return Ok(wire);
         }

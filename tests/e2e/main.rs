@@ -10,6 +10,7 @@ mod crowd;
 mod delegate;
 mod doctor;
 mod drain;
+mod events;
 mod families;
 mod floods;
 mod grpc;

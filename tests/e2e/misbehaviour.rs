@@ -5,6 +5,7 @@ mod calls;
 mod company;
 mod floods;
 mod http2;
+mod watches;
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;

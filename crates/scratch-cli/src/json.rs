@@ -44,11 +44,12 @@ fn limits(lease: &v1::Lease) -> Value {
     })
 }
 
-/// A lease with what is in it and why it is there, or went.
-pub(crate) fn lease_with_areas(shown: &v1::Lease, areas: &[v1::Area]) -> Value {
+/// A lease with what is in it, why it is there, or went, and what happened to it.
+pub(crate) fn lease_with_areas(shown: &v1::Lease, areas: &[v1::Area], events: &[v1::WatchResponse]) -> Value {
     let mut value = lease(shown);
     value["areas"] = areas.iter().map(area).collect();
     value["limits"] = limits(shown);
+    value["events"] = events.iter().map(event).collect();
     value["reason"] = shown
         .reason
         .as_ref()
@@ -74,6 +75,19 @@ pub(crate) fn area_kind(kind: v1::Kind) -> &'static str {
         v1::Kind::Memory => "memory",
         v1::Kind::Unspecified => "other",
     }
+}
+
+/// An event as `events` and `lease show` have it.
+pub(crate) fn event(message: &v1::WatchResponse) -> Value {
+    let event = message.event.as_ref();
+    json!({
+        "revision": message.revision,
+        "time": time(event.and_then(|event| event.time)),
+        "event": event.map_or(Value::Null, |event| json!({ "code": event.code, "text": event.text })),
+        "lease": if message.lease.is_empty() { Value::Null } else { json!(message.lease) },
+        "tenant": tenant(message.tenant.as_ref()),
+        "metadata": message.metadata,
+    })
 }
 
 /// A debt.
@@ -205,7 +219,7 @@ mod tests {
             ..v1::Area::default()
         };
         let memory = v1::Area { id: b"#1".to_vec(), kind: v1::Kind::Memory.into(), ..v1::Area::default() };
-        let value = lease_with_areas(&shown, &[v1::Area { bytes: Some(4096), ..file }, memory]);
+        let value = lease_with_areas(&shown, &[v1::Area { bytes: Some(4096), ..file }, memory], &[]);
         let limits = json!({ "bytes": null, "inodes": 9, "bytes_left": 0, "inodes_left": 3 });
         assert_eq!(value["limits"], limits);
         assert_eq!(value["reason"], json!({ "code": "HELD", "text": "by a process", "time": null }));

@@ -7,6 +7,7 @@ mod check;
 mod debt;
 mod doctor;
 mod drain;
+mod events;
 mod exit;
 mod failure;
 mod json;
@@ -41,6 +42,7 @@ const EXAMPLES: &str = "Examples:
   scratch run -- make -j4          TMPDIR is an area of its own, gone with make
   file=$(scratch mktemp)           gone with the script, without a trap
   scratch ls                       live leases, who holds them, where they are
+  scratch events                   what happens to them, as it happens
   scratch debt                     what could not be removed yet, and why
   scratch status --output json     for scripts
   scratch doctor                   what is wrong, and what to do
@@ -85,6 +87,7 @@ enum Command {
     /// List what could not be removed yet: where, why, when it is tried again
     #[command(after_help = "Examples:\n  scratch debt\n  scratch debt --output json | jq '.[].path'")]
     Debt(OutputArgs),
+    Events(events::EventsArgs),
     /// Try to remove all debt now, and show what is left
     #[command(after_help = "Examples:\n  scratch reap")]
     Reap(reap::ReapArgs),
@@ -123,7 +126,7 @@ struct OutputArgs {
 }
 
 /// Commands of the design that a later version has.
-const LATER: &[&str] = &["events", "top", "verify"];
+const LATER: &[&str] = &["top", "verify"];
 
 fn main() -> ExitCode {
     let program = match Program::try_parse() {
@@ -137,6 +140,7 @@ fn main() -> ExitCode {
         Command::Ls(args) => ls::ls(args.output),
         Command::Status(args) => status::status(args.output),
         Command::Debt(args) => debt::debt(args.output),
+        Command::Events(args) => events::events(&args),
         Command::Reap(args) => reap::reap(&args),
         Command::Lease(args) => lease::lease(args),
         Command::Doctor(args) => doctor::doctor(&args),

@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal, Write};
 
+use crate::line;
+
 /// Rows of cells below a head.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -19,6 +21,49 @@ enum Overflow {
     Wrap,
 }
 
+/// A table whose rows come one by one: the columns' widths are given, and the last one goes on below.
+#[derive(Debug)]
+pub(crate) struct Rows<const COLUMNS: usize> {
+    columns: [(&'static str, usize); COLUMNS],
+}
+
+impl<const COLUMNS: usize> Rows<COLUMNS> {
+    pub(crate) fn new(columns: &[(&'static str, usize); COLUMNS]) -> Self {
+        Self { columns: *columns }
+    }
+
+    pub(crate) fn head(&self) -> std::io::Result<()> {
+        self.row(&self.columns.map(|(head, _)| head.to_owned()))
+    }
+
+    pub(crate) fn row(&self, cells: &[String; COLUMNS]) -> std::io::Result<()> {
+        line::print(&self.layout(cells, terminal_width()))
+    }
+
+    fn layout(&self, cells: &[String; COLUMNS], width: Option<usize>) -> String {
+        let mut text = String::new();
+        let mut before_last = 0;
+        for (number, (cell, (_, column))) in cells.iter().zip(self.columns).enumerate() {
+            let cell = clean(cell);
+            if number + 1 < COLUMNS {
+                text.push_str(&format!("{cell:<column$}  "));
+                before_last += column + 2;
+            } else {
+                let last = width.map_or(usize::MAX, |width| width.saturating_sub(before_last).max(12));
+                text.push_str(&wrap(&cell, last, before_last));
+            }
+        }
+        text
+    }
+}
+
+/// Of the terminal, if there is one.
+fn terminal_width() -> Option<usize> {
+    let out = std::io::stdout();
+    let size = if out.is_terminal() { rustix::termios::tcgetwinsize(&out).ok() } else { None };
+    size.map(|size| size.ws_col).filter(|width| *width > 0).map(usize::from)
+}
+
 impl Table {
     pub(crate) fn new(head: &[&'static str]) -> Self {
         Self { head: head.to_vec(), rows: Vec::new(), overflow: Overflow::Cut }
@@ -34,10 +79,7 @@ impl Table {
     }
 
     pub(crate) fn print(&self) -> std::io::Result<()> {
-        let out = std::io::stdout();
-        let width =
-            if out.is_terminal() { rustix::termios::tcgetwinsize(&out).ok().map(|size| size.ws_col) } else { None };
-        out.lock().write_all(self.layout(width.filter(|width| *width > 0).map(usize::from)).as_bytes())
+        std::io::stdout().lock().write_all(self.layout(terminal_width()).as_bytes())
     }
 
     fn layout(&self, width: Option<usize>) -> String {
@@ -113,6 +155,14 @@ mod tests {
         assert_eq!(table.layout(None), "ID  PATH\na   /a/rather/long/path?\n");
         assert_eq!(table.layout(Some(16)), "ID  PATH\na   …/long/path?\n");
         assert!(table.layout(Some(1)).lines().all(|line| line.chars().count() <= 16));
+    }
+
+    #[test]
+    fn rows_come_one_by_one() {
+        let rows = Rows::new(&[("ID", 4), ("TEXT", 0)]);
+        assert_eq!(rows.layout(&["a".into(), "one\x1b two".into()], None), "a     one? two");
+        assert_eq!(rows.layout(&["longer".into(), "one two three".into()], Some(20)), "longer  one two three");
+        assert_eq!(rows.layout(&["a".into(), "one two three".into()], Some(18)), "a     one two\n      three");
     }
 
     #[test]

@@ -42,6 +42,7 @@ impl Table {
         if lease.holders.is_empty() || lease.parent.is_some_and(|parent| !self.lives(parent)) {
             self.index.pending.insert(id);
         }
+        self.log.at(now);
         self.log.push(id, lease.tenant, EventKind::Adopted);
         self.insert(lease);
         for (holder, how) in gone {

@@ -41,7 +41,8 @@ impl Table {
             self.index.remove_end(id, end);
         }
         self.index.add_holder(id, holder);
-        self.log.push(id, lease.tenant, EventKind::Attached(holder.id));
+        self.log.at(now);
+        self.log.push_holder(id, lease.tenant, EventKind::Attached(holder.id), holder);
         if lease.parent.is_none_or(|parent| self.lives(parent)) {
             self.index.pending.remove(&id);
         }
@@ -86,7 +87,7 @@ impl Table {
         if lease.is_there() {
             let detached = how == Parting::Detached;
             let kind = if detached { EventKind::Detached(holder.id) } else { EventKind::HolderGone(holder.id) };
-            self.log.push(id, lease.tenant, kind);
+            self.log.push_holder(id, lease.tenant, kind, holder);
             if lease.holders.is_empty() {
                 self.index.pending.insert(id);
             }

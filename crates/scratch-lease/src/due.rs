@@ -69,6 +69,7 @@ impl Table {
     /// All that is to be done now, each thing once: leases end after all below them. Ends come before searches.
     /// Costs nothing while nothing is due.
     pub fn due(&mut self, now: BootTime) -> Vec<Due> {
+        self.log.at(now);
         while let Some((id, holder)) = self.index.pop_deadline(now) {
             match holder {
                 Some(holder) => _ = self.part(id, holder, Parting::Expired),

@@ -122,6 +122,6 @@ pub(crate) fn patient(seconds: u64, grant: Grant) -> Grant {
 
 /// What happened to a lease so far.
 pub(crate) fn events(table: &Table, number: u8) -> Vec<EventKind> {
-    let events = table.events_since(0).expect("all events are kept");
-    events.filter(|event| event.lease == id(number)).map(|event| event.kind).collect()
+    let events = table.events_since(0, ADMIN).expect("all events are kept");
+    events.filter(|event| event.lease == Some(id(number))).map(|event| event.kind.clone()).collect()
 }

@@ -62,6 +62,7 @@ impl Table {
         if lease.ends() || lease.holders.is_empty() {
             self.index.pending.insert(id);
         }
+        self.log.at(now);
         self.log.push(id, lease.tenant, EventKind::Granted);
     }
 
@@ -151,7 +152,7 @@ mod tests {
         assert_eq!(table.grant(Grant { nonce, ..grant(1, &[connection(1), ttl(5)]) }, at(0)), Ok(Granted::New));
         assert_eq!(table.next_deadline(), None);
         table.forget(id(1));
-        assert!(table.lease(id(1)).is_none() && table.events_since(0).expect("none").next().is_none());
+        assert!(table.lease(id(1)).is_none() && table.events_since(0, ADMIN).expect("none").next().is_none());
         assert_eq!((table.totals(), table.usage(ME.tenant)), Default::default());
         assert_eq!(table.grant(Grant { nonce, ..grant(2, &[process(1)]) }, at(0)), Ok(Granted::New));
         table.forget(id(9));

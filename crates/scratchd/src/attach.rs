@@ -79,7 +79,7 @@ impl Broker {
             _ => None,
         };
         self.side.close(self.watch.forget((id, holder.id), process).into_iter().collect());
-        self.lock().table.holder_gone(id, holder.id);
+        self.lock().table.at(clock::now()).holder_gone(id, holder.id);
         self.settle();
     }
 

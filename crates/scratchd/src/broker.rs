@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
 
 use scratch_fs::{FsError, Pool};
@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::debt::{Debt, Subject};
 use crate::drain::Drain;
 use crate::ended::Ended;
+use crate::events::{Locked, Watchers};
 use crate::grpc::Streams;
 use crate::load::Loads;
 use crate::peer::Identity;
@@ -49,6 +50,8 @@ pub(crate) struct Broker {
     /// What each tenant has under way on the handle channel.
     pub(crate) loads: Arc<Loads>,
     state: Mutex<State>,
+    /// Who is woken when something happens.
+    pub(crate) watchers: Watchers,
     /// Deadlines up to here have passed: all that was readable then has been read since.
     expired_until: AtomicU64,
     awaited_until: AtomicU64,
@@ -58,7 +61,7 @@ pub(crate) struct Broker {
     pub(crate) changed: Notify,
     pub(crate) searches: Searches,
     pub(crate) tickets: Tickets,
-    /// KeepAlive streams over gRPC.
+    /// The sockets of all gRPC connections: KeepAlive streams may be on any of them.
     pub(crate) streams: Streams,
     /// Where tasks run, once there is something to be served.
     pub(crate) tokio: OnceLock<tokio::runtime::Handle>,
@@ -99,7 +102,8 @@ impl Broker {
     /// # Errors
     /// When watcher or side threads can't be made.
     pub(crate) fn new(parts: Parts) -> std::io::Result<Self> {
-        let table = Table::new(parts.config.lease_limits(), parts.generation);
+        let mut table = Table::new(parts.config.lease_limits(), parts.generation);
+        table.at(clock::now()).started();
         Ok(Self {
             uid: rustix::process::geteuid().as_raw(),
             config: parts.config,
@@ -120,6 +124,7 @@ impl Broker {
                 open: HashSet::new(),
                 drain: Drain::default(),
             }),
+            watchers: Watchers::default(),
             expired_until: AtomicU64::new(clock::now().0),
             awaited_until: AtomicU64::new(0),
             activity: AtomicU64::new(0),
@@ -135,8 +140,8 @@ impl Broker {
     }
 
     /// The lease table. Held for lines, never across a system call.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("a thread that panics ends the process")
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        Locked::new(self.state.lock().expect("a thread that panics ends the process"), &self.watchers)
     }
 
     /// Notes that the broker is in use.
@@ -158,7 +163,7 @@ impl Broker {
         let is_due = {
             let mut state = self.lock();
             state.open.remove(&connection);
-            state.table.connection_closed(connection);
+            state.table.at(clock::now()).connection_closed(connection);
             state.table.next_deadline().is_some_and(|time| time <= clock::now())
         };
         if is_due {
@@ -234,7 +239,7 @@ impl Broker {
                     tracing::warn!(lease = %id, %error, "its record still names holders, ignoring");
                 }
                 let owed = debt.subject.id();
-                self.reaper.owe(*debt);
+                self.owe(*debt);
                 if let Some(when_freed) = when_freed {
                     when_freed(vec![owed]);
                 }
@@ -264,7 +269,7 @@ impl Broker {
         let holders: Vec<_> = {
             let mut state = self.lock();
             let holders = state.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
-            state.table.forget(id);
+            state.table.at(clock::now()).forget(id);
             state.identities.remove(&id);
             self.cgroups.forget(id);
             holders

@@ -103,6 +103,8 @@ pub struct LimitsConfig {
     pub unread_descriptors: usize,
     /// gRPC calls and streams under way, on all its connections.
     pub calls: usize,
+    /// Watch streams, on all its connections.
+    pub watches: usize,
     /// Bytes of replies on one connection that were sent and not yet received.
     #[serde(deserialize_with = "size")]
     pub unread_bytes: u64,
@@ -123,6 +125,7 @@ impl Default for LimitsConfig {
             connections: 4096,
             unread_descriptors: 4096,
             calls: 4096,
+            watches: 16,
             unread_bytes: 256 * 1024,
         }
     }

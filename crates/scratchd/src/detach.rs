@@ -6,6 +6,7 @@ use scratch_lease::{Caller, HolderKind, Refusal};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
+use crate::clock;
 use crate::reason::RequestError;
 use crate::translate::lease_id;
 
@@ -24,7 +25,7 @@ impl Broker {
             let holder = *found.ok_or(Refusal::HolderUnknown)?;
             // One that is searched for stays for that long: a start must not find the holder in its record.
             let goes = lease.holders().len() == 1 && !lease.search_environment();
-            state.table.detach(id, caller, holder.id)?;
+            state.table.at(clock::now()).detach(id, caller, holder.id)?;
             (holder, goes)
         };
         let process = match holder.kind {

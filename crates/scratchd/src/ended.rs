@@ -8,7 +8,7 @@ use scratch_lease::{Caller, Lease, LeaseId, Reason, Refusal, TenantId};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
-use crate::clock;
+use crate::why::Held;
 
 /// So many are remembered, and so many of one tenant.
 const ENDED_MAX: usize = 4096;
@@ -64,10 +64,23 @@ impl Broker {
             text: past.reason.to_string(),
             time: Some(past.time.into()),
         });
-        let state = self.lock();
-        if let Ok(lease) = state.table.get(id, caller) {
-            let mut wire = self.wire_lease(lease, state.table.left(lease));
-            wire.reason = why.or(wire.reason).or_else(|| Some(held(lease, wire.create_time)));
+        let known = {
+            let state = self.lock();
+            let lease = state.table.get(id, caller).ok();
+            lease.map(|lease| {
+                let wire = self.wire_lease(lease, state.table.left(lease));
+                let held = Held::of(&state, lease, wire.create_time);
+                (wire, held)
+            })
+        };
+        let gone = known.is_none();
+        let with_remains = |mut why: v1::Reason| {
+            why.text = format!("{}; {}", why.text, self.remains(id, gone));
+            why
+        };
+        if let Some((mut wire, held)) = known {
+            let ends = why.or_else(|| wire.reason.take());
+            wire.reason = Some(ends.map_or_else(|| held.in_words(), with_remains));
             return Ok(wire);
         }
         let past = past.ok_or(Refusal::LeaseUnknown)?;
@@ -76,28 +89,8 @@ impl Broker {
             tenant: Some(v1::Tenant { uid: past.tenant.0, name: String::new() }),
             pool: self.config.pool[0].name.clone(),
             state: v1::LeaseState::Ended.into(),
-            reason: why,
+            reason: why.map(with_remains),
             ..v1::Lease::default()
         })
     }
-}
-
-/// Why a lease is there.
-fn held(lease: &Lease, since: Option<prost_types::Timestamp>) -> v1::Reason {
-    if let Some((until, loss)) = lease.waits_until() {
-        let until = humantime::format_rfc3339_seconds(clock::wall(until));
-        let text = format!("{loss}; it waits for another holder until {until}");
-        return v1::Reason { code: "GRACE".to_owned(), text, time: since };
-    }
-    let kinds = lease.holders().iter().map(|holder| match holder.kind {
-        scratch_lease::HolderKind::Process(process) => format!("process {}", process.pid),
-        kind => format!("a {}", kind.name()),
-    });
-    let mut shown: Vec<String> = kinds.take(3).collect();
-    match lease.holders().len() {
-        0 => shown.push("nobody: its processes are being searched for".to_owned()),
-        count if count > 3 => shown.push(format!("{} more", count - 3)),
-        _ => {}
-    }
-    v1::Reason { code: "HELD".to_owned(), text: format!("held by {}", shown.join(", ")), time: since }
 }

@@ -16,6 +16,7 @@ mod delegate;
 mod detach;
 mod drain;
 mod ended;
+mod events;
 mod grant;
 mod grpc;
 mod holders;
@@ -45,6 +46,7 @@ mod tickets;
 mod translate;
 mod update;
 mod watch;
+mod why;
 
 pub use config::{Backend, Config, ConfigError, LimitsConfig, PoolConfig, RestartConfig};
 pub use log::LogFormat;

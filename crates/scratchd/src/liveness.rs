@@ -27,6 +27,7 @@ impl Broker {
             };
             if !ended.holders.is_empty() {
                 let mut state = self.lock();
+                state.table.at(clock::now());
                 for ((lease, holder), how) in ended.holders {
                     state.table.holder_parted(lease, holder, how);
                 }

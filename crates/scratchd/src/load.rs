@@ -29,6 +29,7 @@ pub(crate) struct Load {
     outgoing: Mutex<Vec<Weak<Outgoing>>>,
     calls: AtomicUsize,
     persists: AtomicUsize,
+    watches: AtomicUsize,
     slow: Arc<Semaphore>,
     records: Arc<Semaphore>,
     pages: Arc<Semaphore>,
@@ -43,6 +44,7 @@ impl Default for Load {
             outgoing: Mutex::default(),
             calls: AtomicUsize::new(0),
             persists: AtomicUsize::new(0),
+            watches: AtomicUsize::new(0),
             slow: Arc::new(Semaphore::new(SLOW_MAX)),
             records: Arc::new(Semaphore::new(RECORDS_MAX)),
             pages: Arc::new(Semaphore::new(PAGES_MAX)),
@@ -152,6 +154,11 @@ impl Outgoing {
     /// One Persist more of this tenant, if it may.
     pub(crate) fn persist(&self, limit: usize) -> Option<Counted> {
         self.load.count_up_to(|load| &load.persists, limit)
+    }
+
+    /// One Watch more of this tenant, if it may.
+    pub(crate) fn watch(&self, limit: usize) -> Option<Counted> {
+        self.load.count_up_to(|load| &load.watches, limit)
     }
 
     /// Places for calls of this tenant that look at trees.

@@ -81,6 +81,13 @@ fn stat_field(pid: i32, number: usize) -> Result<u64, Errno> {
     fields.split_ascii_whitespace().nth(number - 3).and_then(|field| field.parse().ok()).ok_or(Errno::SRCH)
 }
 
+/// What a process calls itself, if it still is the one meant.
+pub(crate) fn command(process: ProcessId) -> Option<String> {
+    let name = read(&format!("/proc/{}/comm", process.pid)).ok()?;
+    let same = start_time(process.pid).ok()? == process.start_time;
+    same.then(|| String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned())
+}
+
 /// The real, effective, saved and file-system user of a process.
 pub(crate) fn users(pid: i32) -> Result<[u32; 4], Errno> {
     let status = read(&format!("/proc/{pid}/status"))?;

@@ -87,6 +87,16 @@ impl Reaper {
         self.lock().debts.get(subject).map(|debt| debt.tenant)
     }
 
+    /// A copy of one debt.
+    pub(crate) fn debt(&self, subject: &Subject) -> Option<Debt> {
+        self.lock().debts.get(subject).cloned()
+    }
+
+    /// Copies of one lease's debts.
+    pub(crate) fn debts_of(&self, lease: LeaseId) -> Vec<Debt> {
+        self.lock().debts.iter().filter(|debt| debt.lease == Some(lease)).cloned().collect()
+    }
+
     /// A copy of all debts.
     pub(crate) fn debts(&self) -> Vec<Debt> {
         self.lock().debts.iter().cloned().collect()
@@ -100,6 +110,13 @@ impl Reaper {
             Subject::Lease(_) | Subject::Record(_) => false,
         };
         queue.waiting.iter().chain(&queue.working).filter(wanted).count()
+    }
+
+    /// Whether a tree that was this lease's, or an area of it, waits to be freed or is being freed.
+    pub(crate) fn has_trash_of(&self, lease: LeaseId) -> bool {
+        let queue = self.lock();
+        let of_lease = |subject: &Subject| matches!(subject, Subject::Trash(tree) if tree.lease == lease);
+        queue.waiting.iter().chain(&queue.working).any(of_lease)
     }
 
     /// Whether nothing is left that this broker could still free.
@@ -233,6 +250,7 @@ impl Broker {
             for debt in &owed {
                 tracing::warn!(path = %debt.path.display(), blocker = %debt.blocker, "not removed, will be tried again");
             }
+            self.note_debts(Some(subject), &owed);
             self.reaper.done(subject, owed);
             self.activity();
         }
@@ -242,6 +260,9 @@ impl Broker {
         let rights = if self.uid == 0 { Rights::TakeOver } else { Rights::Own };
         let removal = scratch_fs::remove(self.pool.trash(), tree, rights, workers);
         tracing::debug!(tree = %tree, names = removal.names_removed, left = removal.left.len(), "reaped");
+        if removal.left.is_empty() {
+            self.note_reaped(tree, removal.names_removed);
+        }
         removal.left.iter().map(Debt::of_leftover).collect()
     }
 }

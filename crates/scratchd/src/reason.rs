@@ -68,6 +68,8 @@ pub(crate) enum RequestError {
     LimitCalls { limit: usize },
     #[error("{limit} tickets of this tenant are unclaimed; claim them on the handle channel first")]
     LimitTickets { limit: usize },
+    #[error("this tenant has {limit} watches under way; end some, or raise limits.watches")]
+    LimitWatches { limit: usize },
     #[error("{limit} areas of this tenant are being persisted; send it again when one is done")]
     LimitPersists { limit: usize },
     #[error("{0} needs a descriptor, which gRPC can't carry; ask for it on the handle channel")]
@@ -76,6 +78,10 @@ pub(crate) enum RequestError {
     TicketUnknown,
     #[error("{0:?}: no such area in the lease")]
     AreaUnknown(PathBuf),
+    #[error("what happened after this revision is not kept any more; list anew, then watch from now on")]
+    Compacted,
+    #[error("events came faster than this client read them; list anew, then watch from now on")]
+    SlowReader,
     #[error("the broker is draining and grants nothing; try again when another one runs")]
     Draining,
     #[error("the broker is stopping; connect again, leases stay")]
@@ -130,6 +136,9 @@ impl RequestError {
             Self::LimitCalls { .. } => (Code::ResourceExhausted, "LIMIT_CALLS"),
             Self::LimitTickets { .. } => (Code::ResourceExhausted, "LIMIT_TICKETS"),
             Self::LimitPersists { .. } => (Code::ResourceExhausted, "LIMIT_PERSISTS"),
+            Self::LimitWatches { .. } => (Code::ResourceExhausted, "LIMIT_WATCHES"),
+            Self::Compacted => (Code::Aborted, "COMPACTED"),
+            Self::SlowReader => (Code::Aborted, "SLOW_READER"),
             Self::NeedsChannel(_) => (Code::FailedPrecondition, "NEEDS_CHANNEL"),
             Self::TicketUnknown => (Code::NotFound, "TICKET_UNKNOWN"),
             Self::AreaUnknown(_) => (Code::NotFound, "AREA_UNKNOWN"),
@@ -165,6 +174,7 @@ impl RequestError {
             | Self::LimitConnections { limit }
             | Self::LimitCalls { limit }
             | Self::LimitTickets { limit }
+            | Self::LimitWatches { limit }
             | Self::LimitPersists { limit } => vec![("limit", limit.to_string())],
             Self::BatchSize(_) => vec![("limit", scratch_proto::BATCH_MAX.to_string())],
             _ => Vec::new(),

@@ -169,7 +169,7 @@ impl Broker {
         let tenant = record.as_ref().map(|record| record.uid);
         let Err(debt) = self.end_on_disk(lease, tenant) else { return };
         tracing::warn!(%lease, path = %debt.path.display(), blocker = %debt.blocker, "a dead lease can't be put away yet");
-        self.reaper.owe(*debt);
+        self.owe(*debt);
         if let Some(record) = record {
             let unheld = Record { holders: Vec::new(), search_environment: false, grace: 0, ..record };
             if let Err(error) = self.pool.write_record(lease, &unheld) {
@@ -181,7 +181,7 @@ impl Broker {
     fn keep_unknown(&self, lease: LeaseId, why: &str) {
         tracing::warn!(%lease, "{why}: whether it is dead is unknown, so it is kept; see `scratch debt`");
         let tenant = self.pool.directory_owner(lease).unwrap_or(self.uid);
-        self.reaper.owe(Debt {
+        self.owe(Debt {
             subject: Subject::Record(lease),
             lease: Some(lease),
             tenant,

@@ -14,6 +14,7 @@ use scratch_proto::v1;
 
 use crate::broker::Broker;
 use crate::client::Client;
+use crate::clock;
 use crate::reaper::WhenFreed;
 use crate::reason::RequestError;
 
@@ -39,6 +40,7 @@ impl Broker {
             let mut state = self.lock();
             state.table.live(lease, client.peer.caller)?;
             if state.table.remove_area(lease, &AreaKey::Number(number)).is_some() {
+                state.table.at(clock::now()).released(lease);
                 return Ok(Released::Gone);
             }
             // A client may have made a file of that name by itself.
@@ -52,6 +54,9 @@ impl Broker {
         let kind = state.table.remove_area(lease, &AreaKey::Name(request.area.as_slice().into()));
         if matches!(released, Released::Trashed(_)) && kind != Some(AreaKind::File) {
             state.table.remove_areas_below(lease, &request.area);
+        }
+        if !matches!(released, Released::Nothing) {
+            state.table.at(clock::now()).released(lease);
         }
         Ok(released)
     }

@@ -10,7 +10,10 @@ use tonic_types::StatusExt;
 use crate::broker::with_broker;
 use crate::failure::Failure;
 use crate::table::{Table, clean};
-use crate::{Output, OutputArgs, json, line, ls};
+use crate::{Output, OutputArgs, events, json, line, ls};
+
+/// So many events are shown to people.
+const EVENTS_SHOWN: usize = 10;
 
 /// Show a lease: who holds it, what is in it, why it is there; for a while after its end, why it went
 #[derive(Debug, clap::Args)]
@@ -25,15 +28,17 @@ pub(super) struct ShowArgs {
 
 /// Shows one lease and everything in it.
 pub(super) fn show(args: ShowArgs) -> Result<(), Failure> {
-    let (lease, areas) = with_broker(async |channel| {
+    let (lease, areas, events) = with_broker(async |channel| {
         let request = v1::GetLeaseRequest { lease: args.lease };
         let lease = LeasesClient::new(channel.clone()).get(request).await?.into_inner();
-        let areas = areas(channel, &lease.id).await?;
-        Ok((lease, areas))
+        let areas = areas(channel.clone(), &lease.id).await?;
+        // Best effort: a broker that has too many watchers, or none in its version, shows the lease all the same.
+        let events = events::of_lease(channel, &lease.id).await.unwrap_or_default();
+        Ok((lease, areas, events))
     })?;
     match args.output.output {
-        Output::Json => json::print(&json::lease_with_areas(&lease, &areas))?,
-        Output::Text => text(&lease, &areas)?,
+        Output::Json => json::print(&json::lease_with_areas(&lease, &areas, &events))?,
+        Output::Text => text(&lease, &areas, &events)?,
     }
     Ok(())
 }
@@ -63,7 +68,7 @@ fn has_ended(status: &tonic::Status) -> bool {
     matches!(reason.as_deref(), Some("LEASE_UNKNOWN" | "LEASE_ENDING"))
 }
 
-fn text(lease: &v1::Lease, areas: &[v1::Area]) -> std::io::Result<()> {
+fn text(lease: &v1::Lease, areas: &[v1::Area], events: &[v1::WatchResponse]) -> std::io::Result<()> {
     for (field, value) in fields(lease) {
         line::print(&format!("{field:<8} {}", clean(&value)))?;
     }
@@ -74,6 +79,10 @@ fn text(lease: &v1::Lease, areas: &[v1::Area]) -> std::io::Result<()> {
     if !areas.is_empty() {
         line::print("")?;
         table(areas).print()?;
+    }
+    if !events.is_empty() {
+        line::print("")?;
+        happened(events).print()?;
     }
     Ok(())
 }
@@ -125,6 +134,16 @@ fn holders(holders: &[v1::Holder]) -> Table {
             Some(Kind::Connection(_) | Kind::Descriptor(_) | Kind::Hold(_)) | None => String::new(),
         };
         table.row(vec![holder.id.to_string(), json::kind(holder).to_owned(), what]);
+    }
+    table
+}
+
+/// What happened to it last.
+fn happened(events: &[v1::WatchResponse]) -> Table {
+    let mut table = Table::wrapping(&["TIME", "EVENT", "TEXT"]);
+    for event in events[events.len().saturating_sub(EVENTS_SHOWN)..].iter().filter_map(|event| event.event.as_ref()) {
+        let time = json::time(event.time);
+        table.row(vec![time.as_str().unwrap_or_default().to_owned(), event.code.clone(), event.text.clone()]);
     }
     table
 }

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use scratch_fs::FsError;
 use scratch_proto::v1::{self, channel_request::Op, channel_response::Result as Answer};
 
 use crate::broker::Broker;
@@ -15,7 +16,6 @@ use crate::holders::Asking;
 use crate::reason::RequestError;
 use crate::release::Released;
 use crate::translate::{lease_id, wire_duration};
-use scratch_fs::FsError;
 
 /// What a request has led to so far.
 pub(crate) enum Outcome {

@@ -85,6 +85,9 @@ impl Thread {
     }
 
     fn answer(&mut self, connection: &mut Connection, id: u64, answer: Answer, handles: Vec<OwnedFd>) -> Sent {
+        if let Answer::Error(error) = &answer {
+            self.broker.note_refusal(connection.client.peer.identity.uid, &error.reason);
+        }
         let response = v1::ChannelResponse { id, result: Some(answer) };
         connection.reply(&response, handles, Vec::new, &mut self.scratch)
     }

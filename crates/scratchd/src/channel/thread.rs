@@ -184,6 +184,7 @@ impl Thread {
         let limit = settings.limits.connections;
         let Some(seat) = self.broker.loads.join(tenant, limit) else {
             let error = RequestError::LimitConnections { limit };
+            self.broker.note_refusal(tenant, error.code_and_reason().1);
             let told = of_broker(refusal(&error, None)).encode_to_vec();
             // It is closed in any case.
             let _ = scratch_sys::send_packet(socket.as_fd(), &told, &[], SendFlags::DONTWAIT);
@@ -248,6 +249,9 @@ impl Thread {
     fn late_reply(&mut self, token: u64, response: &v1::ChannelResponse, handle: Option<OwnedFd>) {
         let Some(mut connection) = self.connections.remove(&token) else { return };
         connection.under_way.remove(&response.id);
+        if let Some(v1::channel_response::Result::Error(error)) = &response.result {
+            self.broker.note_refusal(connection.client.peer.identity.uid, &error.reason);
+        }
         let sent = connection.reply(response, handle.into_iter().collect(), Vec::new, &mut self.scratch);
         self.go_on(token, connection, if sent == Sent::Closed { Go::Away } else { Go::On });
     }

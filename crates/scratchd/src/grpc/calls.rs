@@ -64,7 +64,7 @@ where
         let tenant = shared.map(|shared| shared.caller.tenant.0);
         let Some(counted) = shared.and_then(|shared| shared.outgoing.call(limit)) else {
             let mut response = RequestError::LimitCalls { limit }.to_status(None).into_http();
-            finish(response.headers_mut(), &id);
+            note(&self.broker, tenant, finish(response.headers_mut(), &id));
             return Box::pin(std::future::ready(Ok(response)));
         };
         let deadline = request.headers().get("grpc-timeout").and_then(deadline);
@@ -72,6 +72,7 @@ where
         // Begun here, and so not after tonic's own, which would answer CANCELLED without a reason.
         let late = deadline.map(tokio::time::sleep);
         let answered = self.services.call(request);
+        let broker = Arc::clone(&self.broker);
         let call = async move {
             let late = async {
                 match late {
@@ -84,14 +85,14 @@ where
                 Ok(response) = answered => response,
                 () = late => RequestError::Deadline.to_status(None).into_http(),
             };
-            finish(response.headers_mut(), &id);
+            note(&broker, tenant, finish(response.headers_mut(), &id));
             // Places are given up with the last of the reply, not with the first.
             let unread = response.extensions_mut().remove::<Unread>();
             Ok(response.map(|body| {
                 Body::new(body.map_frame(move |mut frame| {
                     let _ = (&counted, &unread);
                     if let Some(trailers) = frame.trailers_mut() {
-                        explain(trailers, &id);
+                        note(&broker, tenant, explain(trailers, &id));
                     }
                     frame
                 }))
@@ -132,18 +133,26 @@ fn deadline(header: &HeaderValue) -> Option<Duration> {
     })
 }
 
-fn finish(headers: &mut HeaderMap, id: &HeaderValue) {
+fn finish(headers: &mut HeaderMap, id: &HeaderValue) -> Option<String> {
     headers.insert(REQUEST_ID, id.clone());
-    explain(headers, id);
+    explain(headers, id)
 }
 
-/// Gives an error, if this is one, its ErrorInfo with the request's id.
-fn explain(headers: &mut HeaderMap, id: &HeaderValue) {
-    let Some(status) = Status::from_header_map(headers).filter(|status| status.code() != Code::Ok) else { return };
+/// Gives an error, if this is one, its ErrorInfo with the request's id; its reason.
+fn explain(headers: &mut HeaderMap, id: &HeaderValue) -> Option<String> {
+    let status = Status::from_header_map(headers).filter(|status| status.code() != Code::Ok)?;
     let status = explained(status, id.to_str().unwrap_or_default());
     tracing::debug!(code = ?status.code(), message = status.message(), "refused");
     // An error: the message has what no header can hold; then the status is sent as it was.
     let _ = status.add_header(headers);
+    status.get_details_error_info().map(|info| info.reason)
+}
+
+/// Watchers hear of what limits refuse.
+fn note(broker: &Broker, tenant: Option<u32>, reason: Option<String>) {
+    if let (Some(tenant), Some(reason)) = (tenant, reason) {
+        broker.note_refusal(tenant, &reason);
+    }
 }
 
 fn explained(status: Status, id: &str) -> Status {

@@ -6,11 +6,10 @@ use prost::Message;
 use scratch_lease::LeaseId;
 use scratch_proto::v1;
 use scratch_proto::v1::leases_server::Leases;
-use tokio_stream::Empty;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{PAGE_BYTES_MAX, freed, list, on_side, page_size, refused, shared, streams, unimplemented};
+use super::{PAGE_BYTES_MAX, freed, list, on_side, page_size, refused, shared, streams, unimplemented, watch};
 use crate::broker::Broker;
 use crate::holders::Asking;
 use crate::reason::RequestError;
@@ -67,7 +66,7 @@ async fn named_one(lease: v1::Lease) -> Response<v1::Lease> {
 #[tonic::async_trait]
 impl Leases for Service {
     type KeepAliveStream = ReceiverStream<Result<v1::KeepAliveResponse, Status>>;
-    type WatchStream = Empty<Result<v1::WatchResponse, Status>>;
+    type WatchStream = ReceiverStream<Result<v1::WatchResponse, Status>>;
 
     async fn grant(&self, request: Request<v1::GrantRequest>) -> Result<Response<v1::GrantResponse>, Status> {
         let shared = shared(&request)?;
@@ -161,7 +160,9 @@ impl Leases for Service {
         unimplemented("Leases.Undelete")
     }
 
-    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        unimplemented("Leases.Watch")
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let shared = shared(&request)?;
+        let events = watch::serve(&self.0, shared, request.get_ref()).map_err(refused)?;
+        Ok(Response::new(ReceiverStream::new(events)))
     }
 }

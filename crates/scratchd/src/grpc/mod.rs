@@ -8,6 +8,7 @@ mod connection;
 mod health;
 mod leases;
 mod streams;
+mod watch;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;

@@ -35,8 +35,12 @@ pub enum EventKind {
     HolderGone(HolderId),
     /// It takes nothing new and is about to go.
     Ending(Reason),
-    /// It has left the name space and the table.
+    /// It has left the name space.
     Ended(Reason),
+    /// It has ended, and its directory stays for a while.
+    Kept(Reason),
+    /// It was brought back into the name space, and is kept.
+    Undeleted,
 }
 
 /// Events after the revision asked for are no longer kept, or it is not of this generation: list anew.

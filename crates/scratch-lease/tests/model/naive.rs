@@ -239,7 +239,8 @@ impl Naive {
     pub(crate) fn usage(&self, tenant: TenantId) -> Usage {
         let leases = self.leases.iter().filter(|lease| !lease.gone && lease.grant.tenant == tenant);
         let reserved = self.reserved.iter().filter(|reserved| **reserved == tenant).count();
-        Usage { leases: leases.clone().count(), areas: leases.map(|lease| lease.areas.len()).sum::<usize>() + reserved }
+        let areas = leases.clone().map(|lease| lease.areas.len()).sum::<usize>() + reserved;
+        Usage { leases: leases.count(), areas, ..Usage::default() }
     }
 
     /// Whether the parent, if it has one, is there and not about to end.
@@ -311,13 +312,14 @@ impl Naive {
     /// Takes over what the table said is due, once it was found right.
     pub(crate) fn apply(&mut self, due: &[Due]) {
         for what in due {
-            let (Due::Search(id) | Due::End { id, .. }) = what;
+            let (Due::Search(id) | Due::End { id, .. } | Due::Keep { id, .. }) = what;
             let Some(place) = self.place(*id) else { continue };
             match what {
                 Due::Search(_) => {
                     self.leases[place].state = LeaseState::Searching;
                     self.leases[place].searches += 1;
                 }
+                Due::Keep { .. } => unreachable!("the model keeps nothing"),
                 Due::End { reason, .. } => {
                     self.leases[place].state = LeaseState::Ending;
                     self.leases[place].reason = Some(*reason);

@@ -47,6 +47,15 @@ pub struct Record {
     /// Look for processes that name it in their environment before it ends.
     #[prost(bool, tag = "13")]
     pub search_environment: bool,
+    /// Nanoseconds for which it is to be kept after its end; 0: not at all.
+    #[prost(uint64, tag = "17")]
+    pub keep_for: u64,
+    /// It has ended, and is kept until then: nanoseconds on CLOCK_BOOTTIME; 0: it has not.
+    #[prost(uint64, tag = "18")]
+    pub kept_until: u64,
+    /// Bytes that it may have to be kept.
+    #[prost(uint64, tag = "19")]
+    pub keep_bytes: u64,
 }
 
 /// One holder of a record.

@@ -45,10 +45,15 @@ impl Table {
         Ok(before)
     }
 
-    /// Sets what is to become of a lease at its end, unchecked: of an adopted one, or back to what it was.
-    pub fn set_keep(&mut self, id: LeaseId, keep: Option<Keep>) {
-        if let Some(lease) = self.leases.get_mut(&id) {
-            lease.keep = keep;
+    /// Sets what is to become of a lease at its end, and until when it is kept if it is: unchecked, of an adopted one, or
+    /// back to what it was.
+    pub fn set_keep(&mut self, id: LeaseId, keep: Option<Keep>, until: Option<BootTime>) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        lease.keep = keep;
+        if let Some(until) = until
+            && lease.kept_until().is_some()
+        {
+            self.keep_until(id, until);
         }
     }
 
@@ -88,17 +93,14 @@ impl Table {
     }
 
     /// An Ending lease has left the name space and can be brought back until then. The holders that it had; its areas
-    /// count no more.
-    pub fn gone(&mut self, id: LeaseId, until: BootTime) -> Vec<Holder> {
-        let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.state == LeaseState::Ending) else {
-            debug_assert!(false, "lease {id} does not end");
-            return Vec::new();
-        };
+    /// count no more. None: it was forgotten meanwhile.
+    pub fn gone(&mut self, id: LeaseId, until: BootTime) -> Option<Vec<Holder>> {
+        let lease = self.leases.get_mut(&id).filter(|lease| lease.state == LeaseState::Ending)?;
         let (tenant, areas) = (lease.tenant, std::mem::take(&mut lease.areas).len());
         let reason = lease.reason.unwrap_or(lease.loss);
         self.unreserve_areas(tenant, areas);
         self.log.push(id, tenant, EventKind::Ended(reason));
-        self.put_aside(id, LeaseState::Gone { until })
+        Some(self.put_aside(id, LeaseState::Gone { until }))
     }
 
     /// A Gone lease can't be brought back any more: it is due to be freed. False: there is none that this caller sees.
@@ -254,7 +256,7 @@ mod tests {
         assert_eq!(table.due(at(10)), [end(1, Reason::Revoked)]);
         let until = table.undeletable(id(1), at(10));
         assert_eq!(until, Some(at(30)));
-        assert_eq!(table.gone(id(1), at(30)).len(), 1, "the holder that has not ended");
+        assert_eq!(table.gone(id(1), at(30)).map(|holders| holders.len()), Some(1), "the holder that has not ended");
         table
     }
 
@@ -364,7 +366,7 @@ mod tests {
         let much = Keep { bytes: 100, ..kept_for(10) };
         assert_eq!(table.keep(id(2), ME, much, at(5)), Err(Refusal::KeepTooMuch { limit: 99 }));
         assert_eq!(table.keep(id(2), ME, kept_for(10), at(5)), Err(Refusal::LimitKept { limit: 1 }));
-        table.set_keep(id(2), Some(kept_for(10)));
+        table.set_keep(id(2), Some(kept_for(10)), None);
         table.holder_gone(id(2), 1);
         assert_eq!(table.due(at(5)), [due_keep(2, gone("process"))]);
         assert_eq!(table.keep_ended(id(2), at(5)), None);

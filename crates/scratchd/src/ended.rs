@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
 
-use scratch_lease::{Caller, Lease, LeaseId, Reason, Refusal, TenantId};
+use scratch_lease::{Caller, Lease, LeaseId, LeaseState, Reason, Refusal, TenantId};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
+use crate::clock;
 
 /// So many are remembered, and so many of one tenant.
 const ENDED_MAX: usize = 4096;
@@ -41,6 +42,11 @@ impl Ended {
         ended.push_back(Past { id: lease.id(), tenant: lease.tenant(), reason, time: SystemTime::now() });
     }
 
+    /// Whether this caller may be told of the end of this lease.
+    pub(crate) fn has(&self, id: LeaseId, caller: Caller) -> bool {
+        self.find(id, caller).is_some()
+    }
+
     fn find(&self, id: LeaseId, caller: Caller) -> Option<Past> {
         let ended = self.lock();
         ended.iter().rev().find(|past| past.id == id && caller.sees(past.tenant)).copied()
@@ -63,12 +69,28 @@ impl Broker {
             text: past.reason.to_string(),
             time: Some(past.time.into()),
         });
-        if let Ok(lease) = self.lock().table.get(id, caller) {
-            let mut wire = self.wire_lease(lease);
-            wire.reason = why.or(wire.reason).or_else(|| Some(held(lease, wire.create_time)));
-            return Ok(wire);
-        }
+        let until = {
+            let state = self.lock();
+            if let Ok(lease) = state.table.get(id, caller) {
+                let mut wire = self.wire_lease(lease);
+                // One that was brought back went for a reason, too.
+                let why = why.filter(|_| lease.state() == LeaseState::Ending);
+                wire.reason = why.or(wire.reason).or_else(|| Some(held(lease, wire.create_time)));
+                return Ok(wire);
+            }
+            match state.table.lease(id).map(Lease::state) {
+                Some(LeaseState::Gone { until }) => Some(until),
+                _ => None,
+            }
+        };
         let past = past.ok_or(Refusal::LeaseUnknown)?;
+        let why = why.map(|mut why| {
+            if let Some(until) = until {
+                let until = humantime::format_rfc3339_seconds(clock::wall(until));
+                why.text = format!("{}; until {until} `scratch lease undelete` brings it back", why.text);
+            }
+            why
+        });
         Ok(v1::Lease {
             id: id.to_string(),
             tenant: Some(v1::Tenant { uid: past.tenant.0, name: String::new() }),

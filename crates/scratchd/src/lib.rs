@@ -17,6 +17,7 @@ mod ended;
 mod grant;
 mod grpc;
 mod holders;
+mod keep;
 mod keep_alive;
 mod list;
 mod liveness;
@@ -39,6 +40,7 @@ mod sockets;
 mod start;
 mod tickets;
 mod translate;
+mod undelete;
 mod update;
 mod watch;
 

@@ -68,6 +68,8 @@ pub(crate) enum RequestError {
     NeedsChannel(&'static str),
     #[error("no such ticket: it is unknown, was claimed before, or is older than 30 s; make the areas anew")]
     TicketUnknown,
+    #[error("the lease has ended, and can't be brought back any more or never could; see keep.undelete_window")]
+    UndeleteOver,
     #[error("{0:?}: no such area in the lease")]
     AreaUnknown(PathBuf),
     #[error("the broker is draining and grants nothing; try again when another one runs")]
@@ -124,6 +126,7 @@ impl RequestError {
             Self::LimitPersists { .. } => (Code::ResourceExhausted, "LIMIT_PERSISTS"),
             Self::NeedsChannel(_) => (Code::FailedPrecondition, "NEEDS_CHANNEL"),
             Self::TicketUnknown => (Code::NotFound, "TICKET_UNKNOWN"),
+            Self::UndeleteOver => (Code::FailedPrecondition, "UNDELETE_OVER"),
             Self::AreaUnknown(_) => (Code::NotFound, "AREA_UNKNOWN"),
             Self::Draining => (Code::Unavailable, "DRAINING"),
             Self::Stopping => (Code::Unavailable, "STOPPING"),
@@ -182,6 +185,10 @@ fn refusal_code_and_reason(refusal: &Refusal) -> (tonic::Code, &'static str) {
     match refusal {
         Refusal::LeaseUnknown => (Code::NotFound, "LEASE_UNKNOWN"),
         Refusal::LeaseEnding => (Code::FailedPrecondition, "LEASE_ENDING"),
+        Refusal::LeaseKept => (Code::FailedPrecondition, "LEASE_KEPT"),
+        Refusal::LimitKept { .. } | Refusal::KeepTooLong { .. } | Refusal::KeepTooMuch { .. } => {
+            (Code::ResourceExhausted, "LIMIT_KEEP")
+        }
         Refusal::HolderUnknown => (Code::NotFound, "HOLDER_UNKNOWN"),
         Refusal::HolderKind(_) | Refusal::NoHolder => (Code::InvalidArgument, "HOLDER_INVALID"),
         Refusal::LimitLeases { .. } => (Code::ResourceExhausted, "LIMIT_LEASES"),
@@ -202,12 +209,15 @@ fn refusal_limit(refusal: &Refusal) -> Option<String> {
         | Refusal::LimitHolders { limit }
         | Refusal::LimitLabels { limit }
         | Refusal::LabelTooLong { limit }
+        | Refusal::LimitKept { limit }
         | Refusal::Depth { limit } => Some(limit.to_string()),
-        Refusal::TtlTooLong { limit } | Refusal::TtlTooShort { limit } => {
+        Refusal::KeepTooMuch { limit } => Some(limit.to_string()),
+        Refusal::TtlTooLong { limit } | Refusal::TtlTooShort { limit } | Refusal::KeepTooLong { limit } => {
             Some(humantime::format_duration(*limit).to_string())
         }
         Refusal::LeaseUnknown
         | Refusal::LeaseEnding
+        | Refusal::LeaseKept
         | Refusal::HolderUnknown
         | Refusal::HolderKind(_)
         | Refusal::NoTtl

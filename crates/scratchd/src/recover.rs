@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use scratch_fs::{Boot, FoundRecord, FsError, Record, RecordHolderKind, Torn};
-use scratch_lease::{BootTime, Grant, HolderKind, LeaseId, NewHolder, ProcessId, TenantId};
+use scratch_lease::{BootTime, Grant, HolderKind, Keep, LeaseId, LeaseState, NewHolder, ProcessId, Reason, TenantId};
 
 use crate::broker::Broker;
 use crate::clock;
@@ -64,8 +64,17 @@ impl Broker {
         let everything_goes = !same_boot || self.settings.get().grace.is_zero();
         let recorded: HashSet<_> = records.iter().map(|(lease, _)| *lease).collect();
         let mut start = Start::default();
+        let mut gone: HashMap<_, _> = self.pool.gone().entries()?.into_iter().map(|name| (name.lease, name)).collect();
         for (lease, record) in in_order_of_age(records) {
             let is_there = directories.contains(&lease);
+            if let Ok(record) = &record
+                && !is_there
+                && !everything_goes
+                && let Some(name) = gone.remove(&lease)
+            {
+                self.adopt_ended(lease, record, LeaseState::Gone { until: BootTime(name.until) });
+                continue;
+            }
             match record {
                 Ok(record) if is_there && !everything_goes => {
                     recovered.adopted += usize::from(self.adopt(lease, &record, &mut start));
@@ -77,6 +86,9 @@ impl Broker {
                 Err(Torn) if everything_goes => self.put_away(lease, None),
                 Err(Torn) => self.keep_unknown(lease, "torn record", &mut start),
             }
+        }
+        for name in gone.into_values() {
+            self.discard(name, None);
         }
         for lease in directories.difference(&recorded) {
             // Before a power cut the record may have been lost: then everything is dead. In the same boot it can't be.
@@ -102,6 +114,10 @@ impl Broker {
         if self.pool.directory_identity(lease) != Ok((record.device, record.inode)) {
             self.keep_unknown(lease, "not the directory of its record", start);
             return false;
+        }
+        if record.kept_until != 0 {
+            self.adopt_ended(lease, record, LeaseState::Kept { until: BootTime(record.kept_until) });
+            return true;
         }
         // A parent that is kept because it is unknown must not end its children.
         let parent = record.parent.parse().ok().filter(|parent| !start.kept.contains(parent));
@@ -133,6 +149,7 @@ impl Broker {
             let mut state = self.lock();
             state.identities.insert(lease, Arc::new(identity));
             state.table.adopt(grant_of(lease, record, holders, parent), BootTime(record.created), now);
+            state.table.set_keep(lease, keep_of(record), None);
             state.table.lease(lease).map(|lease| lease.holders().to_vec()).unwrap_or_default()
         };
         for holder in holders {
@@ -144,6 +161,18 @@ impl Broker {
             }
         }
         true
+    }
+
+    /// A lease that had ended and has not had its time.
+    fn adopt_ended(&self, lease: LeaseId, record: &Record, ended: LeaseState) {
+        let identity = Identity { uid: record.uid, gid: record.gid, groups: record.groups.clone() };
+        let mut state = self.lock();
+        state.identities.insert(lease, Arc::new(identity));
+        state.table.adopt_ended(grant_of(lease, record, Vec::new(), None), BootTime(record.created), ended);
+        state.table.set_keep(lease, keep_of(record), None);
+        if let (LeaseState::Gone { .. }, Some(adopted)) = (ended, state.table.lease(lease)) {
+            self.ended.note(adopted, adopted.reason().unwrap_or(Reason::HoldersGone { last: "none" }));
+        }
     }
 
     /// Out of sight; what can't be moved is owed, and its record says from now on that nobody holds it: the next start
@@ -198,6 +227,11 @@ fn find(wanted: ProcessId, found: &mut HashMap<ProcessId, HeldProcess>) -> Known
             Known::Unknown
         }
     }
+}
+
+fn keep_of(record: &Record) -> Option<Keep> {
+    let keep = Keep { time: Duration::from_nanos(record.keep_for), bytes: record.keep_bytes };
+    (record.keep_for != 0).then_some(keep)
 }
 
 fn grant_of(id: LeaseId, record: &Record, holders: Vec<NewHolder>, parent: Option<LeaseId>) -> Grant {

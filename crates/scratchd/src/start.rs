@@ -183,7 +183,7 @@ impl Started {
         })?;
         // Reaper and watcher end with the process: what they leave half done is what a start finds.
         tokio.shutdown_background();
-        let still_needed = !told && broker.lock().table.totals().leases > 0;
+        let still_needed = !told && !broker.lock().table.totals().is_without_leases();
         Ok(if still_needed { Ended::StillNeeded } else { Ended::Told })
     }
 }

@@ -68,7 +68,10 @@ impl Broker {
         let state = match lease.state() {
             LeaseState::Granting | LeaseState::Live | LeaseState::Searching => v1::LeaseState::Live,
             LeaseState::Ending => v1::LeaseState::Ending,
+            LeaseState::Kept { .. } => v1::LeaseState::Kept,
+            LeaseState::Gone { .. } => v1::LeaseState::Ended,
         };
+        let kept_until = lease.kept_until().map(timestamp);
         v1::Lease {
             id: lease.id().to_string(),
             tenant: Some(v1::Tenant { uid: lease.tenant().0, name: String::new() }),
@@ -77,18 +80,14 @@ impl Broker {
             state: state.into(),
             holders: lease.holders().iter().map(holder).collect(),
             granted_ttl: lease.granted_ttl().map(wire_duration),
-            expire_time: lease.granted_ttl().and_then(|_| lease.expire_time()).map(timestamp),
+            expire_time: kept_until.or(lease.granted_ttl().and_then(|_| lease.expire_time()).map(timestamp)),
             labels: lease.labels().clone().into_iter().collect(),
             areas: lease.areas() as u64,
             parent: lease.parent().map(|parent| parent.to_string()).unwrap_or_default(),
             limits: None,
             firmness: v1::Firmness::Soft.into(),
             create_time: Some(timestamp(lease.created())),
-            reason: lease.reason().map(|reason| v1::Reason {
-                code: reason.code().to_owned(),
-                text: reason.to_string(),
-                time: None,
-            }),
+            reason: lease.reason().map(|reason| why(lease, reason)),
         }
     }
 
@@ -105,6 +104,18 @@ impl Broker {
             note: note.to_owned(),
         }
     }
+}
+
+/// Why a lease ends, or why it is still there.
+fn why(lease: &Lease, reason: scratch_lease::Reason) -> v1::Reason {
+    let (code, text) = match lease.kept_until() {
+        Some(until) => {
+            let until = humantime::format_rfc3339_seconds(clock::wall(until));
+            ("KEPT", format!("{reason}; kept until {until}, `scratch lease revoke` ends that"))
+        }
+        None => (reason.code(), reason.to_string()),
+    };
+    v1::Reason { code: code.to_owned(), text, time: None }
 }
 
 /// What a restart needs to know of a lease.
@@ -124,7 +135,14 @@ pub(crate) fn record(state: &State, lease: &Lease) -> Record {
         labels: lease.labels().clone(),
         lifetime_end: lease.lifetime_end().map_or(0, |time| time.0),
         search_environment: lease.search_environment(),
+        keep_for: lease.keep().map_or(0, |keep| nanoseconds(keep.time)),
+        kept_until: lease.kept_until().map_or(0, |time| time.0),
+        keep_bytes: lease.keep().map_or(0, |keep| keep.bytes),
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn record_holder(holder: &scratch_lease::Holder) -> scratch_fs::RecordHolder {
@@ -138,7 +156,7 @@ fn record_holder(holder: &scratch_lease::Holder) -> scratch_fs::RecordHolder {
             start_time: process.start_time,
             pidfd_inode: process.pidfd_inode,
         }),
-        HolderKind::Ttl { granted, .. } => RecordHolderKind::Ttl(u64::try_from(granted.as_nanos()).unwrap_or(u64::MAX)),
+        HolderKind::Ttl { granted, .. } => RecordHolderKind::Ttl(nanoseconds(granted)),
         HolderKind::Descriptor => RecordHolderKind::Descriptor(true),
     };
     scratch_fs::RecordHolder { kind: Some(kind) }

@@ -13,6 +13,7 @@ mod grpc;
 mod health;
 mod holders;
 mod jobs;
+mod keep;
 mod lease;
 mod misbehaviour;
 mod mktemp;

@@ -4,6 +4,7 @@
 mod command_line;
 mod failure;
 mod grant;
+mod keep;
 mod remains;
 mod wait;
 
@@ -41,6 +42,8 @@ fn run_under_lease(args: &RunArgs) -> Result<u8, Failure> {
     let kept = keep_end(&lease)?;
     let signals = wait::block_signals().map_err(Failure::system("block signals"))?;
     let earlier = remains::become_subreaper().map_err(Failure::system("become a subreaper"))?;
+    // From the start: whoever kills this process as well wants to see what was left.
+    let keep = args.keep_on_failure.map(|time| keep::KeepOnFailure::begin(&lease, time));
     // Until the command has started, every way out drops `lease`, which revokes it.
     let command = start(args, &lease, kept)?;
     let code = match wait::until_it_ends(&command, &signals) {
@@ -51,7 +54,7 @@ fn run_under_lease(args: &RunArgs) -> Result<u8, Failure> {
             return Err(Failure::system("wait for the command")(errno));
         }
     };
-    remains::settle(&client, lease, &earlier);
+    remains::settle(&client, lease, &earlier, keep, code == 0);
     Ok(code)
 }
 

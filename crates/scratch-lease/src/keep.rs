@@ -160,7 +160,8 @@ impl Table {
             debug_assert!(false, "lease {id} is adopted twice");
             return;
         }
-        let mut lease = Lease::new(Grant { holders: Vec::new(), parent: None, nonce: None, ..grant }, created, created);
+        let alone = Grant { holders: Vec::new(), parent: None, nonce: None, lifetime_max: None, ..grant };
+        let mut lease = Lease::new(alone, created, created);
         lease.state = state;
         lease.reason = Some(lease.loss);
         self.index.arm(&lease);

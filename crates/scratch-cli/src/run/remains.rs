@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, getpid, pidfd_open, set_child_subreaper};
 use scratch_client::{Client, ClientError, Lease};
 
+use super::keep::KeepOnFailure;
 use super::say;
 
 /// Processes that are started while the list is read are found the next time.
@@ -23,9 +24,21 @@ pub(super) fn become_subreaper() -> Result<Earlier, Errno> {
     Ok(children(own_id()).into_iter().collect())
 }
 
-/// Revokes the lease if nothing of the command is left, else leaves it to what is.
-pub(super) fn settle(client: &Client, lease: Lease, earlier: &Earlier) {
-    let result = if has_no_children() { lease.revoke() } else { leave_to_remains(client, lease, earlier) };
+/// Revokes the lease if nothing of the command is left and it is not to be kept, else leaves it to what is, and to its end.
+pub(super) fn settle(client: &Client, lease: Lease, earlier: &Earlier, keep: Option<KeepOnFailure>, succeeded: bool) {
+    let nothing_is_left = has_no_children();
+    let result = match keep {
+        Some(keep) if !succeeded => {
+            keep.tell(&lease, nothing_is_left);
+            leave_to_remains(client, lease, earlier)
+        }
+        // A Revoke keeps nothing.
+        _ if nothing_is_left => lease.revoke(),
+        keep => {
+            keep.into_iter().for_each(|keep| keep.take_back(&lease));
+            leave_to_remains(client, lease, earlier)
+        }
+    };
     match result {
         Ok(()) => {}
         // It ended before: by --ttl, or revoked by somebody.

@@ -17,23 +17,22 @@ impl Broker {
     /// LEASE_UNKNOWN, LEASE_ENDING, HOLDER_UNKNOWN; the record's writing.
     pub(crate) fn detach(self: &Arc<Self>, caller: Caller, request: &v1::DetachRequest) -> Result<(), RequestError> {
         let id = lease_id(&request.lease)?;
-        let (holder, is_last) = {
+        let (holder, goes) = {
             let mut state = self.lock();
-            let holders = state.table.live(id, caller)?.holders();
-            let found = holders.iter().find(|holder| holder.id == request.holder);
+            let lease = state.table.live(id, caller)?;
+            let found = lease.holders().iter().find(|holder| holder.id == request.holder);
             let holder = *found.ok_or(Refusal::HolderUnknown)?;
-            let is_last = holders.len() == 1;
+            let goes = lease.holders().len() == 1 && lease.keep().is_none();
             state.table.detach(id, caller, holder.id)?;
-            (holder, is_last)
+            (holder, goes)
         };
         let process = match holder.kind {
             HolderKind::Process(process) => Some(process),
             _ => None,
         };
         self.side.close(self.watch.forget((id, holder.id), process).into_iter().collect());
-        // A lease that goes takes its record with it.
-        let written = if is_last { Ok(()) } else { self.rewrite_record(id) };
         self.settle();
-        written
+        // A lease that goes takes its record with it; one that is kept says so there.
+        if goes { Ok(()) } else { self.rewrite_record(id) }
     }
 }

@@ -17,22 +17,25 @@ impl Broker {
     /// LEASE_UNKNOWN, LEASE_ENDING, HOLDER_UNKNOWN; the record's writing.
     pub(crate) fn detach(self: &Arc<Self>, caller: Caller, request: &v1::DetachRequest) -> Result<(), RequestError> {
         let id = lease_id(&request.lease)?;
-        let (holder, goes) = {
+        let (holder, is_last) = {
             let mut state = self.lock();
             let lease = state.table.live(id, caller)?;
             let found = lease.holders().iter().find(|holder| holder.id == request.holder);
             let holder = *found.ok_or(Refusal::HolderUnknown)?;
-            let goes = lease.holders().len() == 1 && lease.keep().is_none();
+            let is_last = lease.holders().len() == 1;
             state.table.detach(id, caller, holder.id)?;
-            (holder, goes)
+            (holder, is_last)
         };
         let process = match holder.kind {
             HolderKind::Process(process) => Some(process),
             _ => None,
         };
         self.side.close(self.watch.forget((id, holder.id), process).into_iter().collect());
+        // A lease that goes takes its record with it.
+        let written = if is_last { Ok(()) } else { self.rewrite_record(id) };
         self.settle();
-        // A lease that goes takes its record with it; one that is kept says so there.
-        if goes { Ok(()) } else { self.rewrite_record(id) }
+        let is_kept = self.lock().table.lease(id).is_some_and(|lease| lease.kept_until().is_some());
+        // Else a restart would take what was detached for a holder.
+        if is_kept { self.rewrite_record(id) } else { written }
     }
 }

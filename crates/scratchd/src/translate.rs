@@ -80,7 +80,7 @@ impl Broker {
             state: state.into(),
             holders: lease.holders().iter().map(holder).collect(),
             granted_ttl: lease.granted_ttl().map(wire_duration),
-            expire_time: kept_until.or(lease.granted_ttl().and_then(|_| lease.expire_time()).map(timestamp)),
+            expire_time: kept_until.or_else(|| lease.granted_ttl().and_then(|_| lease.expire_time()).map(timestamp)),
             labels: lease.labels().clone().into_iter().collect(),
             areas: lease.areas() as u64,
             parent: lease.parent().map(|parent| parent.to_string()).unwrap_or_default(),

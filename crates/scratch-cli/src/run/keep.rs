@@ -38,7 +38,7 @@ impl KeepOnFailure {
         } else {
             format!("for {} after what it left running", humantime::format_duration(self.time))
         };
-        let path = lease.path().unwrap_or(Path::new(lease.id())).display();
+        let path = lease.path().unwrap_or_else(|| Path::new(lease.id())).display();
         say(&format!(
             "the command has failed; {path} is kept {until}: `scratch lease revoke {}` removes it",
             lease.id()

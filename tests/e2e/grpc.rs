@@ -64,12 +64,12 @@ fn errors_carry_their_reason() {
         let broker = Broker::start(Options::default());
         with_grpc(&broker, async |grpc| {
             let mut leases = LeasesClient::new(grpc.clone());
-            let later = leases.keep(KeepRequest::default()).await.expect_err("Keep is a later version's");
-            assert_eq!(later.code(), tonic::Code::Unimplemented);
+            let unknown = leases.keep(KeepRequest::default()).await.expect_err("there is no such lease");
+            assert_eq!(unknown.code(), tonic::Code::NotFound);
             let page = ListLeasesRequest { page_size: 0, page_token: "no id".to_owned() };
             let refused = leases.list(page).await.expect_err("a token is a lease's id");
             assert_eq!(refused.code(), tonic::Code::InvalidArgument);
-            for (status, reason) in [(later, "UNIMPLEMENTED"), (refused, "REQUEST_INVALID")] {
+            for (status, reason) in [(unknown, "LEASE_UNKNOWN"), (refused, "REQUEST_INVALID")] {
                 let info = status.get_details_error_info().expect("every error carries ErrorInfo");
                 assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, "scratchd"), "{status}");
                 assert!(!status.message().is_empty());

@@ -203,7 +203,7 @@ fn what_makes_no_sense_is_refused() {
         let broker = Broker::start(Options::default());
         let cases: [&[&str]; 9] = [
             &["keep", "abcdefghijklm234"],
-            &["undelete", "abcdefghijklm234"],
+            &["keep", "abcdefghijklm234", "--for", "1h", "--bytes", "0"],
             &["unknown"],
             &[],
             &["grant", "--ttl", "0s"],

@@ -17,6 +17,7 @@ mod grpc;
 mod health;
 mod holders;
 mod jobs;
+mod keep;
 mod lease;
 mod misbehaviour;
 mod mktemp;

@@ -11,6 +11,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A number of bytes that is more than nothing, as in 500MB or 1GiB.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    match text.parse::<bytesize::ByteSize>()?.as_u64() {
+        0 => Err("it must be more than nothing".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
 /// KEY=VALUE; the key has no `=`.
 pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {

@@ -2,6 +2,7 @@
 
 mod grant;
 mod holders;
+pub(crate) mod keep;
 mod revoke;
 mod show;
 
@@ -16,9 +17,6 @@ const EXAMPLES: &str = "Examples:
   scratch lease renew \"$id\"               start its ten minutes anew
   scratch lease show \"$id\"                who holds it, what is in it
   scratch lease revoke --wait \"$id\"       return when all of it is freed";
-
-/// Commands of the design that a later version has.
-const LATER: &[&str] = &["keep", "undelete"];
 
 /// Grant, renew, revoke and look at single leases
 #[derive(Debug, clap::Args)]
@@ -36,6 +34,8 @@ enum Command {
     Show(show::ShowArgs),
     Attach(holders::AttachArgs),
     Detach(holders::DetachArgs),
+    Keep(keep::KeepArgs),
+    Undelete(keep::UndeleteArgs),
     #[command(external_subcommand)]
     Other(Vec<OsString>),
 }
@@ -49,13 +49,13 @@ pub(crate) fn lease(args: LeaseArgs) -> Result<(), Failure> {
         Command::Show(args) => show::show(args),
         Command::Attach(args) => holders::attach(&args),
         Command::Detach(args) => holders::detach(args),
+        Command::Keep(args) => keep::keep(&args),
+        Command::Undelete(args) => keep::undelete(args),
         Command::Other(words) => Err(unknown(&words)),
     }
 }
 
 fn unknown(words: &[OsString]) -> Failure {
     let word = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    let is_later = LATER.contains(&word.as_str());
-    let command = format!("lease {word}");
-    if is_later { Failure::NotYet(command) } else { Failure::UnknownCommand(command) }
+    Failure::UnknownCommand(format!("lease {word}"))
 }

@@ -46,7 +46,7 @@ fn table(leases: &[v1::Lease]) -> Table {
             tenant(lease.tenant.as_ref()),
             json::state(lease.state()).to_owned(),
             lease.areas.to_string(),
-            held_by(&lease.holders),
+            held_by(lease),
             String::from_utf8_lossy(&lease.path).into_owned(),
         ]);
     }
@@ -64,7 +64,11 @@ pub(crate) fn tenant(tenant: Option<&v1::Tenant>) -> String {
 }
 
 /// The first few; a build may have hundreds.
-fn held_by(holders: &[v1::Holder]) -> String {
+fn held_by(lease: &v1::Lease) -> String {
+    if lease.state() == v1::LeaseState::Kept {
+        return format!("until {}", json::time(lease.expire_time).as_str().unwrap_or("its time is over"));
+    }
+    let holders = &lease.holders;
     let one = |holder: &v1::Holder| match &holder.kind {
         Some(v1::holder::Kind::Process(process)) => format!("pid {}", process.pid),
         Some(v1::holder::Kind::Cgroup(cgroup)) => {

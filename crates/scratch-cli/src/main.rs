@@ -61,6 +61,8 @@ const RUN_EXAMPLES: &str = "Examples:
   scratch run --label job=42 -- sh -c 'sort big.txt >sorted.txt'
   scratch run --ttl 2h -- ./nightly.sh     the area goes after two hours at
                                            the latest; CMD is not killed
+  scratch run --keep-on-failure=2h -- make test
+                                           what a failed CMD leaves is kept
 
 CMD finds its directory in TMPDIR, TMP and TEMP, and the lease's id in
 SCRATCHD_LEASE. Killing this program alone takes nothing from a running CMD;

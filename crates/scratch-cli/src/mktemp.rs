@@ -158,6 +158,7 @@ fn is_gone(error: &ClientError) -> bool {
     let errno_is_gone = |error: &scratch_fs::FsError| error.errno == rustix::io::Errno::NOENT;
     error.is_refusal("LEASE_UNKNOWN")
         || error.is_refusal("LEASE_ENDING")
+        || error.is_refusal("LEASE_KEPT")
         || matches!(error, ClientError::Create(error) if errno_is_gone(error))
 }
 

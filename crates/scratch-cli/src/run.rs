@@ -5,6 +5,7 @@ mod cgroup;
 mod command_line;
 mod failure;
 mod grant;
+mod keep;
 mod remains;
 mod wait;
 
@@ -23,6 +24,7 @@ use scratch_sys::{Spawn, Spawned, spawn};
 use cgroup::CommandCgroup;
 pub(crate) use command_line::RunArgs;
 use failure::Failure;
+use remains::Outcome;
 
 use crate::broker;
 
@@ -44,6 +46,8 @@ fn run_under_lease(args: &RunArgs) -> Result<u8, Failure> {
     let kept = keep_end(&lease)?;
     let signals = wait::block_signals().map_err(Failure::system("block signals"))?;
     let earlier = remains::become_subreaper().map_err(Failure::system("become a subreaper"))?;
+    // From the start: whoever kills this process as well wants to see what was left.
+    let keep = args.keep_on_failure.map(|time| keep::KeepOnFailure::begin(&lease, time));
     // Until the command has started, every way out drops `lease`, which revokes it.
     let (command, cgroup) = start(args, &lease, kept)?;
     let code = match wait::until_it_ends(&command, &signals) {
@@ -54,7 +58,8 @@ fn run_under_lease(args: &RunArgs) -> Result<u8, Failure> {
             return Err(Failure::system("wait for the command")(errno));
         }
     };
-    remains::settle(&client, lease, &earlier, cgroup.as_ref());
+    let outcome = if code == 0 { Outcome::Succeeded(keep) } else { Outcome::Failed(keep) };
+    remains::settle(&client, lease, &earlier, cgroup.as_ref(), outcome);
     Ok(code)
 }
 

@@ -26,6 +26,7 @@ fn value(status: &v1::StatusResponse) -> Value {
         "session": status.session,
         "pools": pools,
         "leases": status.leases,
+        "kept": status.kept,
         "areas": status.areas,
         "connections": status.connections,
         "trash": status.trash,
@@ -77,6 +78,9 @@ fn text(status: &v1::StatusResponse) {
         );
     }
     println!("  live     {} leases, {} areas, {} connections", status.leases, status.areas, status.connections);
+    if status.kept > 0 {
+        println!("  kept     {} leases that have ended, see `scratch ls`", status.kept);
+    }
     if status.draining {
         println!("  drains   nothing is granted; `scratch drain --undo` calls it off");
     }

@@ -9,6 +9,7 @@ mod descend;
 mod discover;
 mod error;
 mod files;
+mod gone;
 mod ladder;
 mod lift;
 mod list;
@@ -33,6 +34,7 @@ pub use create::{
 };
 pub use discover::{first_usable_directory, temporary_directory_candidates};
 pub use error::FsError;
+pub use gone::{Gone, GoneName};
 pub use list::{Entry, list};
 pub use name::{NAME_BYTES_MAX, NameError, NamePattern, Naming, check_name};
 pub use persist::{Persisted, Replace, persist};

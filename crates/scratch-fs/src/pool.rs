@@ -1,5 +1,5 @@
 //! A pool on disk: `<root>/<lease id>` for tenants, `<root>/.scratch` for the broker (marker, lock, boot, leases, new,
-//! trash). The pool is the journal: the order of steps in here is what makes a crash between any two of them harmless.
+//! trash, gone). The pool is the journal: the order of steps in here is what makes a crash between any two of them harmless.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -15,6 +15,7 @@ use scratch_lease::LeaseId;
 use crate::FsError;
 use crate::create::open_directory;
 use crate::files::{WRITE_NEW, names, read_small, replace, write_all};
+use crate::gone::Gone;
 use crate::marker::{FORMAT, Marker, MarkerError};
 use crate::record::{Record, Torn};
 use crate::root::{RootRefusal, open_root};
@@ -30,6 +31,7 @@ pub struct Pool {
     records: OwnedFd,
     new: OwnedFd,
     trash: Trash,
+    gone: Gone,
     uuid: String,
     /// Held exclusively, so that a second broker finds out.
     _lock: File,
@@ -83,11 +85,12 @@ impl Pool {
         let records = sub_directory(&scratch, c"leases", &inside)?;
         let new = sub_directory(&scratch, c"new", &inside)?;
         let trash = Trash::open(scratch.as_fd(), &inside.join("trash"))?;
+        let gone = Gone::new(sub_directory(&scratch, c"gone", &inside)?, inside.join("gone"));
         let marker = match marker {
             Some(marker) => marker,
             None => write_marker(&root, &scratch, &path)?,
         };
-        Ok(Self { root, path, scratch, records, new, trash, uuid: marker.uuid, _lock: lock })
+        Ok(Self { root, path, scratch, records, new, trash, gone, uuid: marker.uuid, _lock: lock })
     }
 
     /// The root's canonical path.
@@ -108,6 +111,11 @@ impl Pool {
     /// Where ended trees go.
     pub fn trash(&self) -> &Trash {
         &self.trash
+    }
+
+    /// Where leases are that have ended and can be brought back.
+    pub fn gone(&self) -> &Gone {
+        &self.gone
     }
 
     /// The path of a lease's directory.

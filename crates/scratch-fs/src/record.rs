@@ -56,6 +56,15 @@ pub struct Record {
     /// Its own limit of inodes.
     #[prost(uint64, tag = "16")]
     pub inodes_limit: u64,
+    /// Nanoseconds for which it is to be kept after its end; 0: not at all.
+    #[prost(uint64, tag = "17")]
+    pub keep_for: u64,
+    /// It has ended, and is kept until then: nanoseconds on CLOCK_BOOTTIME; 0: it has not.
+    #[prost(uint64, tag = "18")]
+    pub kept_until: u64,
+    /// Bytes that it may have to be kept.
+    #[prost(uint64, tag = "19")]
+    pub keep_bytes: u64,
     /// The id of the next holder; 0 in records of 0.1.0.
     #[prost(uint32, tag = "21")]
     pub holder_next: u32,

@@ -62,7 +62,7 @@ impl Table {
         self.uncount_areas(reserved.tenant, reserved.payer, count);
     }
 
-    fn uncount_areas(&mut self, tenant: TenantId, payer: Option<LeaseId>, count: usize) {
+    pub(crate) fn uncount_areas(&mut self, tenant: TenantId, payer: Option<LeaseId>, count: usize) {
         self.count(tenant, |usage| usage.areas = usage.areas.saturating_sub(count));
         self.give_back(payer, Resource::Inodes, count as u64);
     }

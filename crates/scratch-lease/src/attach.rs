@@ -9,13 +9,14 @@ use crate::{
 };
 
 impl Table {
-    /// One more holder; a Searching lease is Live again. A connection takes the place of a lost one, and a connection
+    /// One more holder; a Searching or Kept lease is Live again. A connection takes the place of a lost one, and a connection
     /// or process that holds the lease already is that holder.
     ///
     /// # Errors
     /// As [`live`](Self::live), a TTL out of bounds, and [`Refusal::LimitHolders`].
     pub fn attach(&mut self, id: LeaseId, caller: Caller, new: NewHolder, now: BootTime) -> Result<Holder, Refusal> {
         let limit = self.limits.holders_per_lease;
+        self.revive(id, caller, new)?;
         let lease = live_mut(&mut self.leases, id, caller)?;
         if let Some(holder) = lease.find(new) {
             return Ok(holder);

@@ -9,7 +9,14 @@ pub enum Due {
     Search(LeaseId),
     /// Nothing holds it, and it has a grace: say [`Table::wait_for_holder`].
     Grace(LeaseId),
-    /// Take it out of the name space, then [`Table::forget`] it.
+    /// It has ended and is to be kept: [`Table::keep_ended`].
+    Keep {
+        /// Which lease.
+        id: LeaseId,
+        /// Why it ended.
+        reason: Reason,
+    },
+    /// Take it out of the name space, then [`Table::forget`] it. Of a Gone one what is left of it.
     End {
         /// Which lease.
         id: LeaseId,
@@ -19,13 +26,18 @@ pub enum Due {
 }
 
 impl Table {
-    /// The lease is to end: nothing new is taken from now on. Once more for an ending lease is fine.
+    /// The lease is to end now, also one that is kept or was to be: nothing new is taken from now on. Once more for an
+    /// ending lease is fine.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub fn revoke(&mut self, id: LeaseId, caller: Caller) -> Result<(), Refusal> {
-        self.get(id, caller)?;
-        self.end(id, Reason::Revoked);
+        let is_kept = self.get(id, caller)?.kept_until().is_some();
+        if is_kept {
+            self.end_kept(id, Reason::Revoked)
+        } else {
+            self.end(id, Reason::Revoked)
+        }
         Ok(())
     }
 
@@ -73,10 +85,7 @@ impl Table {
         while let Some((id, holder)) = self.index.pop_deadline(now) {
             match holder {
                 Some(holder) => _ = self.part(id, holder, Parting::Expired),
-                None => {
-                    let reason = self.leases.get(&id).map(|lease| lease.reason_at(now));
-                    self.end(id, reason.unwrap_or(Reason::LifetimeMax));
-                }
+                None => self.time_is_over(id, now),
             }
         }
         let mut due = Vec::new();
@@ -101,6 +110,7 @@ impl Table {
 
     fn verdict(&self, lease: &Lease) -> Verdict {
         match (lease.reason, lease.parent) {
+            (Some(reason), _) if lease.over => Verdict::Ends(reason),
             _ if !lease.is_there() => Verdict::Lives,
             (Some(reason), _) => Verdict::Ends(reason),
             (None, Some(parent)) if !self.lives(parent) => Verdict::Ends(Reason::ParentEnded(parent)),
@@ -121,12 +131,29 @@ impl Table {
                 _ => reason,
             };
             let reason = *lease.reason.get_or_insert(why);
-            if lease.is_there() {
-                lease.state = LeaseState::Ending;
-                self.index.retire(lease);
-                self.log.push(id, lease.tenant, EventKind::Ending(reason));
-                due.push(Due::End { id, reason });
+            if !lease.is_there() && !lease.over {
+                continue;
             }
+            self.index.retire(lease);
+            let (tenant, before) = (lease.tenant, lease.state);
+            let keeps = lease.keep.is_some() && lease.is_there() && reason.may_keep();
+            // One that is gone stays so: whoever frees it looks there for it.
+            if !matches!(before, LeaseState::Gone { .. }) {
+                lease.state = LeaseState::Ending;
+                self.count_state(tenant, before, LeaseState::Ending);
+                self.log.push(id, tenant, EventKind::Ending(reason));
+            }
+            due.push(if keeps { Due::Keep { id, reason } } else { Due::End { id, reason } });
+        }
+    }
+
+    /// The lifetime or the grace of one that is there, or the time of one that has ended.
+    fn time_is_over(&mut self, id: LeaseId, now: BootTime) {
+        let Some(lease) = self.leases.get(&id) else { return };
+        match lease.state {
+            LeaseState::Kept { .. } => self.end_kept(id, Reason::KeepOver),
+            LeaseState::Gone { .. } => self.end_gone(id),
+            _ => self.end(id, lease.reason_at(now)),
         }
     }
 

@@ -47,7 +47,7 @@ pub enum EventKind {
     HolderGone(HolderId),
     /// It takes nothing new and is about to go.
     Ending(Reason),
-    /// It has left the name space and the table.
+    /// It has left the name space.
     Ended(Reason),
     /// So many of its areas, or names of it, were released.
     Released(u64),
@@ -76,6 +76,10 @@ pub enum EventKind {
         /// The requests.
         requests: u64,
     },
+    /// It has ended, and its directory stays for a while.
+    Kept(Reason),
+    /// It was brought back into the name space, and is kept.
+    Undeleted,
 }
 
 /// Events after the revision asked for are no longer kept, or it is not of this generation: list anew.
@@ -374,7 +378,7 @@ mod tests {
             table.log.push(id(1), tenant, EventKind::Granted);
         }
         assert_eq!((table.log.events.len(), table.log.shares.len()), (EVENTS_MAX, EVENTS_MAX));
-        let gone = Caller { tenant: TenantId(u32::MAX), admin: false };
+        let gone = Caller::of(TenantId(u32::MAX));
         assert_eq!(revisions_of(&table, 0, gone), Err(Compacted), "what was dropped may have been theirs");
     }
 

@@ -66,17 +66,17 @@ impl Table {
         self.log.push(id, lease.tenant, EventKind::Granted);
     }
 
-    /// Drops a Granting lease without a trace, or an Ending one that has left the name space: it has ended.
+    /// Drops a Granting or Gone lease without a trace, or an Ending one that has left the name space: it has ended.
     pub fn forget(&mut self, id: LeaseId) {
         let Some(lease) = self.leases.get(&id) else { return };
-        let (tenant, areas) = (lease.tenant, lease.areas.len());
-        match lease.state {
-            LeaseState::Granting => (),
+        let (tenant, areas, state) = (lease.tenant, lease.areas.len(), lease.state);
+        match state {
+            LeaseState::Granting | LeaseState::Gone { .. } => (),
             LeaseState::Ending => {
                 self.log.push(id, tenant, EventKind::Ended(lease.reason.unwrap_or(lease.loss)));
             }
-            LeaseState::Live | LeaseState::Searching => {
-                debug_assert!(false, "lease {id} lives and can't be forgotten");
+            LeaseState::Live | LeaseState::Searching | LeaseState::Kept { .. } => {
+                debug_assert!(false, "lease {id} is there and can't be forgotten");
                 return;
             }
         }
@@ -85,7 +85,8 @@ impl Table {
             self.uncarve(&lease);
         }
         self.count(tenant, |usage| {
-            usage.leases = usage.leases.saturating_sub(1);
+            let counted = usage.of(state);
+            *counted = counted.saturating_sub(1);
             usage.areas = usage.areas.saturating_sub(areas);
         });
     }
@@ -93,7 +94,7 @@ impl Table {
     pub(crate) fn insert(&mut self, lease: Lease) {
         self.index.add(&lease);
         self.carve(&lease);
-        self.count(lease.tenant, |usage| usage.leases += 1);
+        self.count(lease.tenant, |usage| *usage.of(lease.state) += 1);
         self.leases.insert(lease.id, Box::new(lease));
     }
 

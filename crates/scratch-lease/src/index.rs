@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::{BootTime, ConnectionId, Holder, HolderId, HolderKind, Lease, LeaseId, TenantId};
+use crate::{BootTime, ConnectionId, Holder, HolderId, HolderKind, Lease, LeaseId, LeaseState, TenantId};
 
 /// What comes to its end by time: a holder, or without one the whole lease.
 type Deadline = (BootTime, LeaseId, Option<HolderId>);
@@ -10,7 +10,7 @@ type Deadline = (BootTime, LeaseId, Option<HolderId>);
 /// Kept in step with the leases by everything that changes them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Index {
-    /// Of leases that are there; one in the making or ending has none.
+    /// Of leases that are there, kept or gone; one in the making or ending has none.
     deadlines: BTreeSet<Deadline>,
     connections: HashMap<ConnectionId, BTreeMap<LeaseId, HolderId>>,
     children: HashMap<LeaseId, BTreeSet<LeaseId>>,
@@ -39,6 +39,11 @@ impl Index {
         for holder in &lease.holders {
             self.remove_connection(lease.id, *holder);
         }
+        self.remove_child(lease);
+    }
+
+    /// A lease that stands alone from now on.
+    pub(crate) fn remove_child(&mut self, lease: &Lease) {
         if let Some(parent) = lease.parent
             && let Some(children) = self.children.get_mut(&parent)
         {
@@ -138,8 +143,12 @@ impl Index {
     }
 }
 
+/// One that has ended has nothing to wait for but the end of its time.
 fn deadlines(lease: &Lease) -> impl Iterator<Item = Deadline> {
-    let holders = lease.holders.iter().filter_map(|holder| Some((holder.kind.deadline()?, lease.id, Some(holder.id))));
-    let ends = lease.lifetime_end.into_iter().chain(lease.grace_end);
-    holders.chain(ends.map(|end| (end, lease.id, None)))
+    let (holders, ends) = match lease.state {
+        LeaseState::Kept { until } | LeaseState::Gone { until } => (&[][..], [Some(until), None]),
+        _ => (&lease.holders[..], [lease.lifetime_end, lease.grace_end]),
+    };
+    let holders = holders.iter().filter_map(|holder| Some((holder.kind.deadline()?, lease.id, Some(holder.id))));
+    holders.chain(ends.into_iter().flatten().map(|end| (end, lease.id, None)))
 }

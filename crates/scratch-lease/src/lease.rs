@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::carve::Accounts;
 use crate::{
-    AreaKey, AreaKind, BootTime, Holder, HolderId, HolderKind, Last, LeaseId, NewHolder, Parting, Reason, Share,
+    AreaKey, AreaKind, BootTime, Holder, HolderId, HolderKind, Keep, Last, LeaseId, NewHolder, Parting, Reason, Share,
     TenantId,
 };
 
@@ -45,8 +45,18 @@ pub enum LeaseState {
     Live,
     /// There, without holders; a search for processes that use it is under way.
     Searching,
-    /// On its way out of the name space.
+    /// On its way out of the name space, or about to be kept.
     Ending,
+    /// Ended, and its directory stays where it is until then.
+    Kept {
+        /// When it goes for good.
+        until: BootTime,
+    },
+    /// Ended and out of the name space; it can be brought back until then, and is there for nobody.
+    Gone {
+        /// When it is to be freed.
+        until: BootTime,
+    },
 }
 
 /// A lease in the table.
@@ -81,6 +91,10 @@ pub struct Lease {
     pub(crate) reason: Option<Reason>,
     /// Why it would end if nothing came any more: how the holder went that went last.
     pub(crate) loss: Reason,
+    /// What is to become of it at its end.
+    pub(crate) keep: Option<Keep>,
+    /// Kept or gone, and due to go for good.
+    pub(crate) over: bool,
 }
 
 impl Lease {
@@ -109,6 +123,8 @@ impl Lease {
             lifetime_end: grant.lifetime_max.map(|lifetime_max| created + lifetime_max),
             reason: None,
             loss: Reason::HoldersGone { last: None, grace: Duration::ZERO },
+            keep: None,
+            over: false,
         };
         for holder in grant.holders {
             if lease.find(holder).is_none() {
@@ -236,6 +252,21 @@ impl Lease {
     #[must_use]
     pub fn nonce(&self) -> Option<[u8; 16]> {
         self.nonce
+    }
+
+    /// What is to become of it at its end.
+    #[must_use]
+    pub fn keep(&self) -> Option<Keep> {
+        self.keep
+    }
+
+    /// Until when it is kept, if it is.
+    #[must_use]
+    pub fn kept_until(&self) -> Option<BootTime> {
+        match self.state {
+            LeaseState::Kept { until } if !self.over => Some(until),
+            _ => None,
+        }
     }
 
     /// How far it is. Ending from the moment that [`Table::due`](crate::Table::due) said so.

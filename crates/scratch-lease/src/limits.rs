@@ -26,6 +26,16 @@ pub struct Limits {
     pub grace_max: Duration,
     /// Parents above one lease.
     pub depth_max: usize,
+    /// Kept leases of one tenant.
+    pub kept_per_tenant: usize,
+    /// The longest that a lease is kept.
+    pub keep_time_max: Duration,
+    /// The most bytes of a lease that is kept.
+    pub keep_bytes_max: u64,
+    /// How long a lease can be brought back after its end; zero: not at all.
+    pub undelete_window: Duration,
+    /// Leases of one tenant that can be brought back; what ends beyond that can't.
+    pub gone_per_tenant: usize,
 }
 
 impl Default for Limits {
@@ -40,6 +50,11 @@ impl Default for Limits {
             ttl_max: Duration::from_secs(7 * 24 * 60 * 60),
             grace_max: Duration::from_secs(60 * 60),
             depth_max: 16,
+            kept_per_tenant: 16,
+            keep_time_max: Duration::from_secs(24 * 60 * 60),
+            keep_bytes_max: 10 << 30,
+            undelete_window: Duration::ZERO,
+            gone_per_tenant: 1_000,
         }
     }
 }

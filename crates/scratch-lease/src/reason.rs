@@ -25,6 +25,14 @@ pub enum Reason {
     RestartGrace,
     /// The machine was started anew.
     NewBoot,
+    /// The time for which it was kept is over.
+    KeepOver,
+    /// It was to be kept, and more was in it than its budget.
+    KeepBudget,
+    /// It was to be kept, and its tenant had as many kept leases as it may.
+    LimitKeep,
+    /// The time in which it could be brought back is over.
+    UndeleteOver,
 }
 
 impl Reason {
@@ -38,7 +46,29 @@ impl Reason {
             Self::ParentEnded(_) => "PARENT_ENDED",
             Self::RestartGrace => "RESTART_GRACE",
             Self::NewBoot => "NEW_BOOT",
+            Self::KeepOver => "KEEP_OVER",
+            Self::KeepBudget => "KEEP_BUDGET",
+            Self::LimitKeep => "LIMIT_KEEP",
+            Self::UndeleteOver => "UNDELETE_OVER",
         }
+    }
+
+    /// Whether a lease that is to be kept is kept when it ends so. Revoke means now; the others are of what had ended.
+    pub(crate) fn may_keep(self) -> bool {
+        match self {
+            Self::HoldersGone { .. } | Self::LifetimeMax | Self::ParentEnded(_) | Self::RestartGrace => true,
+            Self::Revoked
+            | Self::NewBoot
+            | Self::KeepOver
+            | Self::KeepBudget
+            | Self::LimitKeep
+            | Self::UndeleteOver => false,
+        }
+    }
+
+    /// Whether a lease that ends so can be brought back for a while, where that is configured: not what had its time.
+    pub(crate) fn may_undelete(self) -> bool {
+        !matches!(self, Self::NewBoot | Self::KeepOver | Self::UndeleteOver)
     }
 }
 
@@ -57,6 +87,10 @@ impl fmt::Display for Reason {
             Self::ParentEnded(parent) => write!(f, "its parent {parent} ended"),
             Self::RestartGrace => f.write_str("the broker restarted and nobody came back within restart.grace"),
             Self::NewBoot => f.write_str("the machine was started anew"),
+            Self::KeepOver => f.write_str("the time for which it was kept is over"),
+            Self::KeepBudget => f.write_str("it ended and was not kept: more was in it than was to be kept"),
+            Self::LimitKeep => f.write_str("it ended and was not kept: its tenant has as many kept leases as it may"),
+            Self::UndeleteOver => f.write_str("the time in which it could be brought back is over"),
         }
     }
 }
@@ -104,6 +138,14 @@ mod tests {
             (Reason::ParentEnded(parent), "PARENT_ENDED", "its parent aaaaaaaaaaaaaaaa ended"),
             (Reason::RestartGrace, "RESTART_GRACE", "the broker restarted and nobody came back within restart.grace"),
             (Reason::NewBoot, "NEW_BOOT", "the machine was started anew"),
+            (Reason::KeepOver, "KEEP_OVER", "the time for which it was kept is over"),
+            (Reason::KeepBudget, "KEEP_BUDGET", "it ended and was not kept: more was in it than was to be kept"),
+            (
+                Reason::LimitKeep,
+                "LIMIT_KEEP",
+                "it ended and was not kept: its tenant has as many kept leases as it may",
+            ),
+            (Reason::UndeleteOver, "UNDELETE_OVER", "the time in which it could be brought back is over"),
         ] {
             assert_eq!((reason.code(), reason.to_string().as_str()), (code, text));
         }

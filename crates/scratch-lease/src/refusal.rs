@@ -13,6 +13,27 @@ pub enum Refusal {
     /// The lease ends; it takes nothing new.
     #[error("the lease is ending and takes nothing new; grant another")]
     LeaseEnding,
+    /// The lease has ended and is kept for a while; it takes nothing new but a holder.
+    #[error("the lease has ended and is only kept; attach a holder to bring it back to life, or grant another")]
+    LeaseKept,
+    /// The tenant has as many kept leases as it may.
+    #[error("a tenant has at most {limit} kept leases; revoke some, or raise keep.leases_max")]
+    LimitKept {
+        /// The limit.
+        limit: usize,
+    },
+    /// It was to be kept for longer than allowed.
+    #[error("a lease is kept for at most {limit:?}; ask for less, or raise keep.time_max")]
+    KeepTooLong {
+        /// The limit.
+        limit: Duration,
+    },
+    /// More bytes were to be kept than allowed.
+    #[error("at most {limit} bytes of a lease are kept; ask for less, or raise keep.bytes_max")]
+    KeepTooMuch {
+        /// The limit.
+        limit: u64,
+    },
     /// The lease has no holder of this id.
     #[error("the lease has no such holder; it may have ended, so look at those it has")]
     HolderUnknown,

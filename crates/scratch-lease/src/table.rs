@@ -39,7 +39,7 @@ impl Table {
         self.limits = limits;
     }
 
-    /// A lease as this caller sees it, in any state but Granting.
+    /// A lease as this caller sees it, in any state but Granting and Gone.
     ///
     /// # Errors
     /// [`Refusal::LeaseUnknown`], for leases of others too.
@@ -53,10 +53,19 @@ impl Table {
     /// A lease as this caller sees it that is not about to end.
     ///
     /// # Errors
-    /// As [`get`](Self::get), and [`Refusal::LeaseEnding`].
+    /// As [`get`](Self::get), [`Refusal::LeaseEnding`] and [`Refusal::LeaseKept`].
     pub fn live(&self, id: LeaseId, caller: Caller) -> Result<&Lease, Refusal> {
         let lease = self.get(id, caller)?;
-        if lease.ends() { Err(Refusal::LeaseEnding) } else { Ok(lease) }
+        check_live(lease).map(|()| lease)
+    }
+
+    /// A lease as this caller sees it whose directory is at its path to stay: live or kept.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), and [`Refusal::LeaseEnding`].
+    pub fn present(&self, id: LeaseId, caller: Caller) -> Result<&Lease, Refusal> {
+        let lease = self.get(id, caller)?;
+        if lease.ends() && lease.kept_until().is_none() { Err(Refusal::LeaseEnding) } else { Ok(lease) }
     }
 
     /// A lease in any state, for the broker itself: nobody's rights are checked.
@@ -98,14 +107,21 @@ pub(crate) fn live_mut(
         _ => return Err(Refusal::LeaseUnknown),
     }
     match leases.get_mut(&id) {
-        Some(lease) if lease.ends() => Err(Refusal::LeaseEnding),
-        Some(lease) => Ok(lease),
+        Some(lease) => check_live(lease).map(|()| &mut **lease),
         None => Err(Refusal::LeaseUnknown),
     }
 }
 
+fn check_live(lease: &Lease) -> Result<(), Refusal> {
+    match lease.kept_until() {
+        Some(_) => Err(Refusal::LeaseKept),
+        None if lease.ends() => Err(Refusal::LeaseEnding),
+        None => Ok(()),
+    }
+}
+
 fn visible(leases: &HashMap<LeaseId, Box<Lease>>, lease: &Lease, caller: Caller) -> bool {
-    lease.state != LeaseState::Granting
+    !matches!(lease.state, LeaseState::Granting | LeaseState::Gone { .. })
         && caller.sees(lease.tenant)
         && caller.confined_to.is_none_or(|top| is_within(leases, lease, top))
 }

@@ -1,6 +1,6 @@
 //! Who a lease belongs to, who asks, and what a tenant has in the table.
 
-use crate::{LeaseId, Refusal, Table};
+use crate::{LeaseId, LeaseState, Refusal, Table};
 
 /// The kernel-authenticated owner of leases: a uid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,10 +34,31 @@ impl Caller {
 /// What is counted against a tenant's limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Leases in the table, in whatever state.
+    /// Leases in whatever state, but for the two below.
     pub leases: usize,
+    /// Leases that are kept past their end.
+    pub kept: usize,
+    /// Leases that are out of the name space and can be brought back.
+    pub gone: usize,
     /// Areas, reserved ones included.
     pub areas: usize,
+}
+
+impl Usage {
+    /// Whether there is no lease, in whatever state.
+    #[must_use]
+    pub fn is_without_leases(&self) -> bool {
+        self.leases == 0 && self.kept == 0 && self.gone == 0
+    }
+
+    /// Where a lease in this state is counted.
+    pub(crate) fn of(&mut self, state: LeaseState) -> &mut usize {
+        match state {
+            LeaseState::Granting | LeaseState::Live | LeaseState::Searching | LeaseState::Ending => &mut self.leases,
+            LeaseState::Kept { .. } => &mut self.kept,
+            LeaseState::Gone { .. } => &mut self.gone,
+        }
+    }
 }
 
 impl Table {
@@ -57,6 +78,15 @@ impl Table {
     pub(crate) fn check_lease_limit(&self, tenant: TenantId) -> Result<(), Refusal> {
         let limit = self.limits.leases_per_tenant;
         if self.usage(tenant).leases >= limit { Err(Refusal::LimitLeases { limit }) } else { Ok(()) }
+    }
+
+    /// A lease goes from one state to another.
+    pub(crate) fn count_state(&mut self, tenant: TenantId, from: LeaseState, to: LeaseState) {
+        self.count(tenant, |usage| {
+            let left = usage.of(from);
+            *left = left.saturating_sub(1);
+            *usage.of(to) += 1;
+        });
     }
 
     /// Applies one change to the tenant's count and to the total alike.

@@ -29,6 +29,11 @@ const LIMITS: Limits = Limits {
     ttl_max: Duration::from_secs(15),
     grace_max: Duration::from_secs(3600),
     depth_max: 2,
+    kept_per_tenant: 0,
+    keep_time_max: Duration::ZERO,
+    keep_bytes_max: 0,
+    undelete_window: Duration::ZERO,
+    gone_per_tenant: 0,
 };
 
 /// Ids in an order that has nothing to do with that of the grants.
@@ -254,6 +259,7 @@ impl Pair {
             match what {
                 Due::Search(id) => searched.push(*id),
                 Due::Grace(_) => panic!("no lease of this model has a grace"),
+                Due::Keep { id, .. } => panic!("{id} was not to be kept"),
                 Due::End { id, reason } => {
                     let lease = &naive.leases[naive.place(*id).expect("only what is there ends")];
                     assert!(lease.is_there() && naive.must_end(lease), "{id} was to live, not to end: {reason}");
@@ -283,7 +289,10 @@ impl Pair {
         let usage = [1, 2].map(|tenant| self.naive.usage(TenantId(tenant)));
         assert_eq!([1, 2].map(|tenant| self.table.usage(TenantId(tenant))), usage);
         let [one, two] = usage;
-        assert_eq!(self.table.totals(), Usage { leases: one.leases + two.leases, areas: one.areas + two.areas });
+        assert_eq!(
+            self.table.totals(),
+            Usage { leases: one.leases + two.leases, areas: one.areas + two.areas, ..Usage::default() }
+        );
         for lease in &self.naive.leases {
             let same = self.table.lease(lease.grant.id);
             assert_eq!(same.is_none(), lease.gone);

@@ -64,7 +64,7 @@ impl Broker {
         if new == NewHolder::Connection(asking.connection) && !state.open.contains(&asking.connection) {
             return Err(RequestError::Holder(CLOSED));
         }
-        let before = state.table.live(id, asking.caller)?.holders().to_vec();
+        let before = state.table.present(id, asking.caller)?.holders().to_vec();
         let holder = state.table.attach(id, asking.caller, new, clock::now())?;
         let was_there = before.iter().any(|old| old.id == holder.id);
         if let (Some(cgroup), false, Some(lease)) = (watched.known(), was_there, state.table.lease(id)) {

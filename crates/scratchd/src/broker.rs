@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
 
 use scratch_fs::{FsError, Pool};
-use scratch_lease::{BootTime, ConnectionId, Due, HolderKind, LeaseId, Reason, Table};
+use scratch_lease::{BootTime, ConnectionId, Due, Holder, HolderKind, LeaseId, LeaseState, Reason, Table};
 use tokio::sync::{Notify, watch};
 
 use crate::cgroup::{Cgroup, KnownCgroups};
@@ -20,6 +20,7 @@ use crate::drain::Drain;
 use crate::ended::Ended;
 use crate::events::{Locked, Watchers};
 use crate::grpc::Streams;
+use crate::keep::Measures;
 use crate::load::Loads;
 use crate::peer::Identity;
 use crate::process::HeldProcess;
@@ -67,6 +68,8 @@ pub(crate) struct Broker {
     pub(crate) tokio: OnceLock<tokio::runtime::Handle>,
     /// Leases that went lately, and why.
     pub(crate) ended: Ended,
+    /// Kept leases that are still to be measured.
+    pub(crate) measures: Measures,
     /// True once the broker is on its way out: whoever is cut off then has lost nothing.
     pub(crate) stopping: watch::Sender<bool>,
     next_connection: AtomicU64,
@@ -134,6 +137,7 @@ impl Broker {
             streams: Streams::default(),
             tokio: OnceLock::new(),
             ended: Ended::default(),
+            measures: Measures::default(),
             stopping: watch::channel(false).0,
             next_connection: AtomicU64::new(FIRST_CONNECTION),
         })
@@ -172,20 +176,22 @@ impl Broker {
         self.activity();
     }
 
-    /// Whether nothing needs this broker: no lease, connection, trash or retryable debt.
+    /// Whether nothing needs this broker: no lease, one that has ended and is kept included, no connection, trash or
+    /// retryable debt.
     pub(crate) fn is_idle(&self) -> bool {
-        self.loads.connections(None) == 0 && self.lock().table.totals().leases == 0 && self.reaper.is_idle()
+        self.loads.connections(None) == 0 && self.lock().table.totals().is_without_leases() && self.reaper.is_idle()
     }
 
     /// Does all that is due now: what every event ends in.
     pub(crate) fn settle(self: &Arc<Self>) {
         let due = self.lock().table.due(BootTime(self.decided_until()));
-        self.arm();
+        self.arm_timer();
         for one in due {
             match one {
                 Due::End { id, reason } => {
                     self.end(id, reason, None);
                 }
+                Due::Keep { id, reason } => self.keep_ended(id, reason),
                 Due::Search(id) => self.search(id),
                 Due::Grace(id) => self.wait_for_holder(id),
             }
@@ -196,10 +202,11 @@ impl Broker {
     pub(crate) fn wait_for_holder(&self, id: LeaseId) {
         self.lock().table.wait_for_holder(id, clock::now());
         tracing::info!(lease = %id, "nothing holds the lease any more, its grace begins");
-        self.arm();
+        self.arm_timer();
     }
 
-    fn arm(&self) {
+    /// Sets the timer to the next deadline of the table.
+    pub(crate) fn arm_timer(&self) {
         self.watch.arm(|| {
             let awaited = self.awaited_until.load(Ordering::Acquire);
             self.lock().table.next_deadline().filter(|time| time.0 > awaited)
@@ -224,8 +231,12 @@ impl Broker {
     /// Ends a lease that the table has decided to end. What can't be moved out of sight becomes debt.
     pub(crate) fn end(&self, id: LeaseId, reason: Reason, when_freed: Option<WhenFreed>) {
         tracing::info!(lease = %id, reason = reason.code(), "lease ends: {reason}");
-        if let Some(lease) = self.lock().table.lease(id) {
+        if let Some(lease) = self.lock().table.lease(id).filter(|lease| lease.state() == LeaseState::Ending) {
             self.ended.note(lease, reason);
+        }
+        // Who waits for it to be freed wants it freed.
+        if when_freed.is_none() && self.put_aside(id) {
+            return;
         }
         match self.end_on_disk(id, None) {
             Ok(()) => {
@@ -257,6 +268,7 @@ impl Broker {
             Ok(None) => {}
             Err(error) => return Err(Box::new(lease_debt(id, tenant, &error))),
         }
+        self.free_gone(id, tenant).map_err(|error| Box::new(lease_debt(id, tenant, &error)))?;
         if let Err(error) = self.pool.drop_record(id) {
             tracing::warn!(lease = %id, %error, "the record of a lease that is gone stays until the next start, ignoring");
         }
@@ -271,9 +283,16 @@ impl Broker {
             let holders = state.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
             state.table.at(clock::now()).forget(id);
             state.identities.remove(&id);
-            self.cgroups.forget(id);
             holders
         };
+        self.let_go(id, &holders);
+        self.activity();
+    }
+
+    /// Drops what a lease has when it ends, but for the lease: what watches its holders, and tickets, whose descriptors would
+    /// keep what is dead.
+    pub(crate) fn let_go(&self, id: LeaseId, holders: &[Holder]) {
+        self.cgroups.forget(id);
         for holder in holders {
             let process = match holder.kind {
                 HolderKind::Process(process) => Some(process),
@@ -282,7 +301,6 @@ impl Broker {
             self.side.close(self.watch.forget((id, holder.id), process).into_iter().collect());
         }
         self.drop_tickets(self.tickets.of_lease(id));
-        self.activity();
     }
 
     /// Watches a process for a holder that the table has; where that fails the holder is not lost: it is unknown, so the

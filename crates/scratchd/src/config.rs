@@ -22,6 +22,9 @@ pub struct Config {
     /// What one tenant may have.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// What may outlive its end.
+    #[serde(default)]
+    pub keep: KeepConfig,
 }
 
 /// One pool.
@@ -131,6 +134,38 @@ impl Default for LimitsConfig {
     }
 }
 
+/// What may be kept past its end, and brought back.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeepConfig {
+    /// The longest that a lease is kept.
+    #[serde(deserialize_with = "duration")]
+    pub time_max: Duration,
+    /// The most bytes of a lease that is kept.
+    #[serde(deserialize_with = "size")]
+    pub bytes_max: u64,
+    /// Kept leases of one tenant.
+    pub leases_max: usize,
+    /// How long any lease can be brought back after its end. Zero: not at all.
+    #[serde(deserialize_with = "duration")]
+    pub undelete_window: Duration,
+    /// Leases of one tenant that can be brought back; what ends beyond that can't.
+    pub undelete_max: usize,
+}
+
+impl Default for KeepConfig {
+    fn default() -> Self {
+        let lease = scratch_lease::Limits::default();
+        Self {
+            time_max: lease.keep_time_max,
+            bytes_max: lease.keep_bytes_max,
+            leases_max: lease.kept_per_tenant,
+            undelete_window: lease.undelete_window,
+            undelete_max: lease.gone_per_tenant,
+        }
+    }
+}
+
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -195,6 +230,7 @@ impl Config {
             restart: RestartConfig::default(),
             admin: AdminConfig::default(),
             limits: LimitsConfig::default(),
+            keep: KeepConfig::default(),
         }
     }
 
@@ -238,6 +274,11 @@ impl Config {
             ttl_min: self.limits.ttl_min,
             ttl_max: self.limits.ttl_max,
             grace_max: self.limits.grace_max,
+            kept_per_tenant: self.keep.leases_max,
+            keep_time_max: self.keep.time_max,
+            keep_bytes_max: self.keep.bytes_max,
+            undelete_window: self.keep.undelete_window,
+            gone_per_tenant: self.keep.undelete_max,
             ..scratch_lease::Limits::default()
         }
     }

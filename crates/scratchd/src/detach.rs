@@ -36,6 +36,8 @@ impl Broker {
         // A lease that goes takes its record with it.
         let written = if goes { Ok(()) } else { self.rewrite_record(id) };
         self.settle();
-        written
+        let is_kept = self.lock().table.lease(id).is_some_and(|lease| lease.kept_until().is_some());
+        // Else a restart would take what was detached for a holder.
+        if is_kept { self.rewrite_record(id) } else { written }
     }
 }

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
 
-use scratch_lease::{Caller, Lease, LeaseId, Reason, Refusal, TenantId};
+use scratch_lease::{Caller, Lease, LeaseId, LeaseState, Reason, Refusal, TenantId};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
+use crate::clock;
 use crate::why::Held;
 
 /// So many are remembered, and so many of one tenant.
@@ -42,6 +43,11 @@ impl Ended {
         ended.push_back(Past { id: lease.id(), tenant: lease.tenant(), reason, time: SystemTime::now() });
     }
 
+    /// Whether this caller may be told of the end of this lease.
+    pub(crate) fn has(&self, id: LeaseId, caller: Caller) -> bool {
+        self.find(id, caller).is_some()
+    }
+
     fn find(&self, id: LeaseId, caller: Caller) -> Option<Past> {
         let ended = self.lock();
         ended.iter().rev().find(|past| past.id == id && caller.sees(past.tenant)).copied()
@@ -64,32 +70,51 @@ impl Broker {
             text: past.reason.to_string(),
             time: Some(past.time.into()),
         });
-        let known = {
+        let (known, until) = {
             let state = self.lock();
             let lease = state.table.get(id, caller).ok();
-            lease.map(|lease| {
+            let known = lease.map(|lease| {
                 let wire = self.wire_lease(lease, state.table.left(lease));
-                let held = Held::of(&state, lease, wire.create_time);
-                (wire, held)
-            })
+                // One that was brought back went for a reason, too.
+                let why = why.clone().filter(|_| lease.state() == LeaseState::Ending);
+                (why, wire, Held::of(&state, lease))
+            });
+            let until = match state.table.lease(id).map(Lease::state) {
+                Some(LeaseState::Gone { until }) => Some(until),
+                _ => None,
+            };
+            (known, until)
         };
         let gone = known.is_none();
         let with_remains = |mut why: v1::Reason| {
             why.text = format!("{}; {}", why.text, self.remains(id, gone));
             why
         };
-        if let Some((mut wire, held)) = known {
-            let ends = why.or_else(|| wire.reason.take());
-            wire.reason = Some(ends.map_or_else(|| held.in_words(), with_remains));
+        if let Some((why, mut wire, held)) = known {
+            let is_kept = wire.state == v1::LeaseState::Kept as i32;
+            let why = why.or_else(|| wire.reason.take());
+            wire.reason = Some(match why {
+                Some(why) if is_kept => why,
+                Some(why) => with_remains(why),
+                None => held.in_words(),
+            });
             return Ok(wire);
         }
         let past = past.ok_or(Refusal::LeaseUnknown)?;
+        let why = why.map(|mut why| match until {
+            Some(until) => {
+                let until = humantime::format_rfc3339_seconds(clock::wall(until));
+                why.text = format!("{}; until {until} `scratch lease undelete` brings it back", why.text);
+                why
+            }
+            None => with_remains(why),
+        });
         Ok(v1::Lease {
             id: id.to_string(),
             tenant: Some(v1::Tenant { uid: past.tenant.0, name: String::new() }),
             pool: self.config.pool[0].name.clone(),
             state: v1::LeaseState::Ended.into(),
-            reason: why.map(with_remains),
+            reason: why,
             ..v1::Lease::default()
         })
     }

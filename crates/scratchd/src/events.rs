@@ -167,6 +167,8 @@ fn code_and_text(event: &Event) -> (&'static str, String) {
         EventKind::HolderGone(id) => ("HOLDER_GONE", format!("{} is gone", holder(*id))),
         EventKind::Ending(reason) => ("ENDING", reason.to_string()),
         EventKind::Ended(reason) => ("ENDED", reason.to_string()),
+        EventKind::Kept(reason) => ("KEPT", reason.to_string()),
+        EventKind::Undeleted => ("UNDELETED", "it was brought back, and is kept".to_owned()),
         EventKind::Released(areas) => ("RELEASED", format!("{} released", count(*areas, "area was", "areas were"))),
         EventKind::Reaped { trees, names } => {
             let (trees, names) = (count(*trees, "tree is", "trees are"), count(*names, "name", "names"));
@@ -194,9 +196,11 @@ fn metadata(generation: u64, event: &Event) -> HashMap<String, String> {
     };
     let pairs: Vec<(&str, String)> = match &event.kind {
         EventKind::Restarted => vec![("generation", generation.to_string())],
-        EventKind::Granted | EventKind::Adopted => Vec::new(),
+        EventKind::Granted | EventKind::Adopted | EventKind::Undeleted => Vec::new(),
         EventKind::Attached(id) | EventKind::Detached(id) | EventKind::HolderGone(id) => holder(*id),
-        EventKind::Ending(reason) | EventKind::Ended(reason) => vec![("reason", reason.code().to_owned())],
+        EventKind::Ending(reason) | EventKind::Ended(reason) | EventKind::Kept(reason) => {
+            vec![("reason", reason.code().to_owned())]
+        }
         EventKind::Released(areas) => vec![("areas", areas.to_string())],
         EventKind::Reaped { trees, names } => vec![("trees", trees.to_string()), ("names", names.to_string())],
         EventKind::Owed { debt, blocker, errno } => {

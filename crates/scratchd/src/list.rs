@@ -61,7 +61,7 @@ impl Broker {
     pub(crate) fn get_area(&self, caller: Caller, lease: LeaseId, id: Vec<u8>) -> Result<v1::Area, RequestError> {
         let kind = {
             let state = self.lock();
-            let lease = state.table.live(lease, caller)?;
+            let lease = state.table.present(lease, caller)?;
             let number = area_number(&id).map(AreaKey::Number);
             number
                 .and_then(|key| lease.area_kind(&key))
@@ -90,7 +90,7 @@ impl Broker {
         let state = self.lock();
         let mut made: BTreeMap<Vec<u8>, AreaKind> = BTreeMap::new();
         let mut number_text = Vec::new();
-        for (key, kind) in state.table.live(lease, caller)?.area_keys() {
+        for (key, kind) in state.table.present(lease, caller)?.area_keys() {
             let id = match key {
                 AreaKey::Number(number) => {
                     number_text.clear();

@@ -76,6 +76,8 @@ pub(crate) enum RequestError {
     NeedsChannel(&'static str),
     #[error("no such ticket: it is unknown, was claimed before, or is older than 30 s; make the areas anew")]
     TicketUnknown,
+    #[error("the lease has ended, and can't be brought back any more or never could; see keep.undelete_window")]
+    UndeleteOver,
     #[error("{0:?}: no such area in the lease")]
     AreaUnknown(PathBuf),
     #[error("what happened after this revision is not kept any more; list anew, then watch from now on")]
@@ -141,6 +143,7 @@ impl RequestError {
             Self::SlowReader => (Code::Aborted, "SLOW_READER"),
             Self::NeedsChannel(_) => (Code::FailedPrecondition, "NEEDS_CHANNEL"),
             Self::TicketUnknown => (Code::NotFound, "TICKET_UNKNOWN"),
+            Self::UndeleteOver => (Code::FailedPrecondition, "UNDELETE_OVER"),
             Self::AreaUnknown(_) => (Code::NotFound, "AREA_UNKNOWN"),
             Self::Draining => (Code::Unavailable, "DRAINING"),
             Self::Stopping => (Code::Unavailable, "STOPPING"),
@@ -206,6 +209,10 @@ fn refusal_code_and_reason(refusal: &Refusal) -> (tonic::Code, &'static str) {
     match refusal {
         Refusal::LeaseUnknown => (Code::NotFound, "LEASE_UNKNOWN"),
         Refusal::LeaseEnding => (Code::FailedPrecondition, "LEASE_ENDING"),
+        Refusal::LeaseKept => (Code::FailedPrecondition, "LEASE_KEPT"),
+        Refusal::LimitKept { .. } | Refusal::KeepTooLong { .. } | Refusal::KeepTooMuch { .. } => {
+            (Code::ResourceExhausted, "LIMIT_KEEP")
+        }
         Refusal::HolderUnknown => (Code::NotFound, "HOLDER_UNKNOWN"),
         Refusal::HolderKind(_) | Refusal::NoHolder => (Code::InvalidArgument, "HOLDER_INVALID"),
         Refusal::LimitLeases { .. } => (Code::ResourceExhausted, "LIMIT_LEASES"),
@@ -229,13 +236,16 @@ fn refusal_limit(refusal: &Refusal) -> Option<String> {
         | Refusal::LimitHolders { limit }
         | Refusal::LimitLabels { limit }
         | Refusal::LabelTooLong { limit }
+        | Refusal::LimitKept { limit }
         | Refusal::Depth { limit } => Some(limit.to_string()),
-        Refusal::LimitShare { limit, .. } => Some(limit.to_string()),
-        Refusal::TtlTooLong { limit } | Refusal::TtlTooShort { limit } | Refusal::GraceTooLong { limit } => {
-            Some(humantime::format_duration(*limit).to_string())
-        }
+        Refusal::LimitShare { limit, .. } | Refusal::KeepTooMuch { limit } => Some(limit.to_string()),
+        Refusal::TtlTooLong { limit }
+        | Refusal::TtlTooShort { limit }
+        | Refusal::GraceTooLong { limit }
+        | Refusal::KeepTooLong { limit } => Some(humantime::format_duration(*limit).to_string()),
         Refusal::LeaseUnknown
         | Refusal::LeaseEnding
+        | Refusal::LeaseKept
         | Refusal::HolderUnknown
         | Refusal::HolderKind(_)
         | Refusal::NoTtl

@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use scratch_fs::{Boot, FsError, Record, RecordHolder, RecordHolderKind, Torn};
 use scratch_lease::{
-    BootTime, CgroupId, Found, FoundRecord, Grant, Holder, HolderKind, Known, LeaseId, Parting, ProcessId,
-    RecordedHolder, Recovery, TenantId,
+    BootTime, CgroupId, Found, FoundRecord, Grant, Holder, HolderKind, Keep, Known, LeaseId, LeaseState, Parting,
+    ProcessId, Reason, RecordedHolder, Recovery, TenantId,
 };
 use scratch_proto::v1;
 
@@ -77,8 +77,10 @@ impl Broker {
             tracing::warn!(%error, "what a crash left in new/ stays until the next start, ignoring");
         }
         let recorded: HashSet<_> = records.iter().map(|(lease, _)| *lease).collect();
-        let recovery = Recovery::new(same_boot, self.settings.get().grace);
+        let grace = self.settings.get().grace;
+        let recovery = Recovery::new(same_boot, grace);
         let mut start = Start { recovery, processes: HashMap::new(), survived, mounts: None };
+        let mut gone: HashMap<_, _> = self.pool.gone().entries()?.into_iter().map(|name| (name.lease, name)).collect();
         // First of all: children must find that nothing is known of their parent.
         let unrecorded = directories.difference(&recorded).map(|lease| (*lease, None));
         let found = in_order_of_age(records).into_iter().map(|(lease, record)| (lease, Some(record)));
@@ -89,6 +91,15 @@ impl Broker {
                 Some(Err(Torn)) => (FoundRecord::Torn, None),
                 None => (FoundRecord::Missing, None),
             };
+            if let Some(record) = &record
+                && !is_there
+                && same_boot
+                && !grace.is_zero()
+                && let Some(name) = gone.remove(&lease)
+            {
+                self.adopt_ended(lease, record, LeaseState::Gone { until: BootTime(name.until) });
+                continue;
+            }
             let is_its_own = || {
                 let named = record.as_ref().map(|record| (record.device, record.inode));
                 self.pool.directory_identity(lease).ok() == named
@@ -105,6 +116,9 @@ impl Broker {
                 }
             }
         }
+        for name in gone.into_values() {
+            self.discard(name, None);
+        }
         self.side.close(start.survived.descriptors.into_values().collect());
         self.pool.set_boot(boot)?;
         self.end_the_dead();
@@ -118,6 +132,10 @@ impl Broker {
     }
 
     fn adopt(self: &Arc<Self>, lease: LeaseId, record: &Record, start: &mut Start) {
+        if record.kept_until != 0 {
+            self.adopt_ended(lease, record, LeaseState::Kept { until: BootTime(record.kept_until) });
+            return;
+        }
         let parent = start.recovery.parent(record.parent.parse().ok());
         let now = clock::now();
         let mut found = Evidence::default();
@@ -130,6 +148,7 @@ impl Broker {
             state.identities.insert(lease, Arc::new(identity));
             let times = (BootTime(record.created), now);
             state.table.adopt(grant_of(lease, record, parent), holders, record.holder_next, times);
+            state.table.set_keep(lease, keep_of(record), None);
             let adopted = state.table.lease(lease);
             if let Some(lease) = adopted {
                 found.known.iter().for_each(|cgroup| self.cgroups.add(lease, cgroup));
@@ -160,6 +179,19 @@ impl Broker {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A lease that had ended and has not had its time.
+    fn adopt_ended(&self, lease: LeaseId, record: &Record, ended: LeaseState) {
+        let identity = Identity { uid: record.uid, gid: record.gid, groups: record.groups.clone() };
+        let mut state = self.lock();
+        state.identities.insert(lease, Arc::new(identity));
+        state.table.adopt_ended(grant_of(lease, record, None), BootTime(record.created), ended);
+        state.table.set_keep(lease, keep_of(record), None);
+        if let (LeaseState::Gone { .. }, Some(adopted)) = (ended, state.table.lease(lease)) {
+            self.ended
+                .note(adopted, adopted.reason().unwrap_or(Reason::HoldersGone { last: None, grace: Duration::ZERO }));
         }
     }
 
@@ -265,6 +297,11 @@ fn find(wanted: ProcessId, found: &mut HashMap<ProcessId, HeldProcess>) -> Known
             Known::Unknown
         }
     }
+}
+
+fn keep_of(record: &Record) -> Option<Keep> {
+    let keep = Keep { time: Duration::from_nanos(record.keep_for), bytes: record.keep_bytes };
+    (record.keep_for != 0).then_some(keep)
 }
 
 fn grant_of(id: LeaseId, record: &Record, parent: Option<LeaseId>) -> Grant {

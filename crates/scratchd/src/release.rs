@@ -121,7 +121,10 @@ impl Broker {
     ) -> Result<(), RequestError> {
         let due = {
             let mut state = self.lock();
-            state.table.revoke(lease, caller)?;
+            // Who waits for it to be freed means one that could be brought back, too.
+            if when_freed.is_none() || !state.table.free_gone(lease, caller) {
+                state.table.revoke(lease, caller)?;
+            }
             // Nothing else that is due by time may end here: only what was read up to now counts for that.
             state.table.due(BootTime(self.decided_until()))
         };
@@ -130,6 +133,7 @@ impl Broker {
             match one {
                 Due::End { id, reason } if id == lease => self.end(id, reason, when_freed.take()),
                 Due::End { id, reason } => self.end(id, reason, None),
+                Due::Keep { id, reason } => self.keep_ended(id, reason),
                 Due::Search(id) => self.search(id),
                 Due::Grace(id) => self.wait_for_holder(id),
             }

@@ -220,7 +220,7 @@ impl Started {
         }
         // Reaper and watcher end with the process: what they leave half done is what a start finds.
         tokio.shutdown_background();
-        let still_needed = ended == Ended::StillNeeded && broker.lock().table.totals().leases > 0;
+        let still_needed = ended == Ended::StillNeeded && !broker.lock().table.totals().is_without_leases();
         Ok(if still_needed { ended } else { Ended::Finished })
     }
 }

@@ -91,7 +91,10 @@ impl Broker {
         let state = match lease.state() {
             LeaseState::Granting | LeaseState::Live | LeaseState::Searching => v1::LeaseState::Live,
             LeaseState::Ending => v1::LeaseState::Ending,
+            LeaseState::Kept { .. } => v1::LeaseState::Kept,
+            LeaseState::Gone { .. } => v1::LeaseState::Ended,
         };
+        let kept_until = lease.kept_until().map(timestamp);
         v1::Lease {
             id: lease.id().to_string(),
             tenant: Some(v1::Tenant { uid: lease.tenant().0, name: String::new() }),
@@ -100,7 +103,7 @@ impl Broker {
             state: state.into(),
             holders: lease.holders().iter().map(|holder| self.wire_holder(lease.id(), holder)).collect(),
             granted_ttl: lease.granted_ttl().map(wire_duration),
-            expire_time: lease.granted_ttl().and_then(|_| lease.expire_time()).map(timestamp),
+            expire_time: kept_until.or_else(|| lease.granted_ttl().and_then(|_| lease.expire_time()).map(timestamp)),
             labels: lease.labels().clone().into_iter().collect(),
             areas: lease.areas() as u64,
             parent: lease.parent().map(|parent| parent.to_string()).unwrap_or_default(),
@@ -108,11 +111,7 @@ impl Broker {
             firmness: v1::Firmness::Soft.into(),
             limits_left: wire_left(left),
             create_time: Some(timestamp(lease.created())),
-            reason: lease.reason().map(|reason| v1::Reason {
-                code: reason.code().to_owned(),
-                text: reason.to_string(),
-                time: None,
-            }),
+            reason: lease.reason().map(|reason| why(lease, reason)),
         }
     }
 
@@ -129,6 +128,18 @@ impl Broker {
             note: note.to_owned(),
         }
     }
+}
+
+/// Why a lease ends, or why it is still there.
+fn why(lease: &Lease, reason: scratch_lease::Reason) -> v1::Reason {
+    let (code, text) = match lease.kept_until() {
+        Some(until) => {
+            let until = humantime::format_rfc3339_seconds(clock::wall(until));
+            ("KEPT", format!("{reason}; kept until {until}, `scratch lease revoke` ends that"))
+        }
+        None => (reason.code(), reason.to_string()),
+    };
+    v1::Reason { code: code.to_owned(), text, time: None }
 }
 
 /// What a restart needs to know of a lease. Nothing holds one that ends: a start must not give it back its life.
@@ -153,6 +164,9 @@ pub(crate) fn record(state: &State, cgroups: &KnownCgroups, lease: &Lease) -> Re
         grace: nanoseconds(lease.grace()),
         bytes_limit: lease.share().bytes.unwrap_or(0),
         inodes_limit: lease.share().inodes.unwrap_or(0),
+        keep_for: lease.keep().map_or(0, |keep| nanoseconds(keep.time)),
+        kept_until: lease.kept_until().map_or(0, |time| time.0),
+        keep_bytes: lease.keep().map_or(0, |keep| keep.bytes),
         holder_next: lease.holder_next(),
     }
 }

@@ -8,6 +8,7 @@ use crate::clock;
 use crate::debt::Subject;
 use crate::process;
 use crate::reason::errno_name;
+use crate::translate::timestamp;
 
 /// Holders that are named; the others are counted.
 const NAMED: usize = 3;
@@ -24,14 +25,14 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    pub(crate) fn of(state: &State, lease: &Lease, since: Option<prost_types::Timestamp>) -> Self {
+    pub(crate) fn of(state: &State, lease: &Lease) -> Self {
         Self {
             holders: lease.holders().iter().take(NAMED).map(|holder| holder.kind).collect(),
             count: lease.holders().len(),
             searching: lease.state() == LeaseState::Searching,
             waits: lease.waits_until(),
             children: state.table.subtree(lease.id()).len() - 1,
-            since,
+            since: Some(timestamp(lease.created())),
         }
     }
 

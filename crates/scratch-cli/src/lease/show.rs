@@ -92,7 +92,10 @@ fn fields(lease: &v1::Lease) -> Vec<(&'static str, String)> {
     let when = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     let (own, left) = (lease.limits.unwrap_or_default(), lease.limits_left.unwrap_or_default());
     let reason = lease.reason.as_ref();
-    let reason = reason.map(|reason| format!("{} ({}, {})", reason.text, reason.code, when(json::time(reason.time))));
+    let reason = reason.map(|reason| match when(json::time(reason.time)) {
+        time if time.is_empty() => format!("{} ({})", reason.text, reason.code),
+        time => format!("{} ({}, {time})", reason.text, reason.code),
+    });
     let labels: Vec<String> = lease.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let fields = [
         ("lease", lease.id.clone()),

@@ -18,6 +18,16 @@ pub(crate) struct RunArgs {
     /// For people and for `scratch ls`; may be given more than once
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = argument::label)]
     pub(super) labels: Vec<(String, String)>,
+    /// Keep the directory for this time if CMD fails or is killed, or if this program is; 1h without a time
+    #[arg(
+        long,
+        value_name = "DURATION",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1h",
+        value_parser = argument::duration
+    )]
+    pub(super) keep_on_failure: Option<Duration>,
     #[command(flatten)]
     later: LaterOptions,
     /// The command and its arguments
@@ -38,9 +48,6 @@ struct LaterOptions {
     #[arg(long)]
     soft: bool,
     /// Not in this version
-    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true)]
-    keep_on_failure: Option<Option<OsString>>,
-    /// Not in this version
     #[arg(long)]
     private_tmp: bool,
 }
@@ -48,12 +55,11 @@ struct LaterOptions {
 impl RunArgs {
     /// Better no command than one without the limits that were asked for.
     pub(super) fn refuse_later_options(&self) -> Result<(), Failure> {
-        let LaterOptions { size, inodes, soft, keep_on_failure, private_tmp } = &self.later;
+        let LaterOptions { size, inodes, soft, private_tmp } = &self.later;
         let given = [
             ("--size", size.is_some()),
             ("--inodes", inodes.is_some()),
             ("--soft", *soft),
-            ("--keep-on-failure", keep_on_failure.is_some()),
             ("--private-tmp", *private_tmp),
         ];
         match given.into_iter().find(|(_, is_given)| *is_given) {
@@ -96,21 +102,18 @@ mod tests {
         let args = parse(&["--label", "a=b=c", "--label=x=", "--ttl", "2m", "true"]).unwrap();
         assert_eq!(args.labels, [("a".into(), "b=c".into()), ("x".into(), String::new())]);
         assert_eq!(args.ttl, Some(Duration::from_secs(120)));
-        for wrong in ["--label=a", "--label==b", "--ttl=0s", "--ttl=soon"] {
+        for (option, seconds) in [("--keep-on-failure", 3600), ("--keep-on-failure=90s", 90)] {
+            let args = parse(&[option, "true"]).unwrap();
+            assert_eq!(args.keep_on_failure, Some(Duration::from_secs(seconds)), "{option}");
+        }
+        for wrong in ["--label=a", "--label==b", "--ttl=0s", "--ttl=soon", "--keep-on-failure=0s"] {
             assert!(parse(&[wrong, "true"]).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn options_of_later_versions_are_refused() {
-        let later = [
-            &["--size", "1G"][..],
-            &["--inodes=5"],
-            &["--soft"],
-            &["--keep-on-failure"],
-            &["--keep-on-failure=1h"],
-            &["--private-tmp"],
-        ];
+        let later = [&["--size", "1G"][..], &["--inodes=5"], &["--soft"], &["--private-tmp"]];
         for options in later {
             let args = parse(&[options, &["--", "true"]].concat()).unwrap();
             assert!(args.refuse_later_options().is_err(), "{options:?}");

@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions, getpid, pidfd_open, set_chil
 use scratch_client::{Client, ClientError, Lease};
 
 use super::cgroup::CommandCgroup;
+use super::keep::KeepOnFailure;
 use super::say;
 
 /// Processes that are started while the list is read are found the next time.
@@ -24,10 +25,34 @@ pub(super) fn become_subreaper() -> Result<Earlier, Errno> {
     Ok(children(own_id()).into_iter().collect())
 }
 
-/// Revokes the lease if nothing of the command is left, else leaves it to what is.
-pub(super) fn settle(client: &Client, lease: Lease, earlier: &Earlier, cgroup: Option<&CommandCgroup>) {
-    let is_over = has_no_children() && !cgroup.is_some_and(CommandCgroup::is_populated);
-    let result = if is_over { lease.revoke() } else { leave_to_remains(client, lease, earlier) };
+/// How the command ended, with what was noted for a failure.
+pub(super) enum Outcome {
+    Succeeded(Option<KeepOnFailure>),
+    Failed(Option<KeepOnFailure>),
+}
+
+/// Revokes the lease if nothing of the command is left and it is not to be kept, else leaves it to what is, and to its end.
+pub(super) fn settle(
+    client: &Client,
+    lease: Lease,
+    earlier: &Earlier,
+    cgroup: Option<&CommandCgroup>,
+    outcome: Outcome,
+) {
+    let nothing_is_left = has_no_children() && !cgroup.is_some_and(CommandCgroup::is_populated);
+    let result = match outcome {
+        Outcome::Failed(Some(keep)) => {
+            keep.tell(&lease, nothing_is_left);
+            leave_to_remains(client, lease, earlier)
+        }
+        // A Revoke keeps nothing.
+        _ if nothing_is_left => lease.revoke(),
+        Outcome::Succeeded(keep) => {
+            keep.into_iter().for_each(|keep| keep.take_back(&lease));
+            leave_to_remains(client, lease, earlier)
+        }
+        Outcome::Failed(None) => leave_to_remains(client, lease, earlier),
+    };
     match result {
         Ok(()) => {}
         // It ended before: by --ttl, or revoked by somebody.

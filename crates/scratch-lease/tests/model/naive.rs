@@ -318,7 +318,8 @@ impl Naive {
     pub(crate) fn usage(&self, tenant: TenantId) -> Usage {
         let leases = self.leases.iter().filter(|lease| !lease.gone && lease.grant.tenant == tenant);
         let reserved = self.reserved.iter().filter(|reserved| reserved.room.tenant == tenant).count();
-        Usage { leases: leases.clone().count(), areas: leases.map(|lease| lease.areas.len()).sum::<usize>() + reserved }
+        let areas = leases.clone().map(|lease| lease.areas.len()).sum::<usize>() + reserved;
+        Usage { leases: leases.count(), areas, ..Usage::default() }
     }
 
     /// Whether the parent, if it has one, is there and not about to end.
@@ -390,7 +391,7 @@ impl Naive {
     /// Takes over what the table said is due, once it was found right.
     pub(crate) fn apply(&mut self, due: &[Due]) {
         for what in due {
-            let (Due::Search(id) | Due::Grace(id) | Due::End { id, .. }) = what;
+            let (Due::Search(id) | Due::Grace(id) | Due::End { id, .. } | Due::Keep { id, .. }) = what;
             let Some(place) = self.place(*id) else { continue };
             match what {
                 Due::Search(_) => {
@@ -398,6 +399,7 @@ impl Naive {
                     self.leases[place].searches += 1;
                 }
                 Due::Grace(_) => panic!("no lease of this model has a grace"),
+                Due::Keep { .. } => unreachable!("the model keeps nothing"),
                 Due::End { reason, .. } => {
                     self.leases[place].state = LeaseState::Ending;
                     self.leases[place].reason = Some(*reason);

@@ -85,6 +85,7 @@ impl Admin for Service {
             trash: self.0.reaper.trash(tenant) as u64,
             debt: self.debts(caller).len() as u64,
             draining: self.0.is_draining(),
+            kept: usage.kept as u64,
         }))
     }
 

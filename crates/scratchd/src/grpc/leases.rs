@@ -9,7 +9,7 @@ use scratch_proto::v1::leases_server::Leases;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{PAGE_BYTES_MAX, freed, list, on_side, page_size, refused, shared, streams, unimplemented, watch};
+use super::{PAGE_BYTES_MAX, freed, list, on_side, page_size, refused, shared, streams, watch};
 use crate::broker::Broker;
 use crate::holders::Asking;
 use crate::reason::RequestError;
@@ -152,12 +152,20 @@ impl Leases for Service {
         Ok(Response::new(v1::DetachResponse {}))
     }
 
-    async fn keep(&self, _: Request<v1::KeepRequest>) -> Result<Response<v1::Lease>, Status> {
-        unimplemented("Leases.Keep")
+    async fn keep(&self, request: Request<v1::KeepRequest>) -> Result<Response<v1::Lease>, Status> {
+        let shared = shared(&request)?;
+        let (broker, caller, request) = (Arc::clone(&self.0), shared.caller, request.into_inner());
+        let lease = request.lease.clone();
+        let kept = on_side(&self.0, &shared, &lease, move || broker.keep(caller, &request)).await?;
+        Ok(named_one(kept).await)
     }
 
-    async fn undelete(&self, _: Request<v1::UndeleteRequest>) -> Result<Response<v1::Lease>, Status> {
-        unimplemented("Leases.Undelete")
+    async fn undelete(&self, request: Request<v1::UndeleteRequest>) -> Result<Response<v1::Lease>, Status> {
+        let shared = shared(&request)?;
+        let (broker, caller, lease) = (Arc::clone(&self.0), shared.caller, request.into_inner().lease);
+        let key = lease.clone();
+        let undeleted = on_side(&self.0, &shared, &key, move || broker.undelete(caller, &lease)).await?;
+        Ok(named_one(undeleted).await)
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

@@ -38,10 +38,13 @@ impl Table {
     /// Counts `count` areas against the lease's tenant before they are made.
     ///
     /// # Errors
-    /// As [`live`](Self::live), and [`Refusal::LimitAreas`].
+    /// As [`in_place`](Self::in_place), and [`Refusal::LimitAreas`].
     pub fn reserve_areas(&mut self, id: LeaseId, caller: Caller, count: usize) -> Result<ReservedAreas, Refusal> {
         let limit = self.limits.areas_per_tenant;
         let lease = live_mut(&mut self.leases, id, caller)?;
+        if lease.lost {
+            return Err(Refusal::LeaseLost);
+        }
         let tenant = lease.tenant;
         let used = self.tenants.get(&tenant).map_or(0, |usage| usage.areas);
         if count > limit.saturating_sub(used) {

@@ -67,6 +67,8 @@ pub struct Lease {
     pub(crate) reason: Option<Reason>,
     /// Why it would end if nothing came any more: how the holder went that went last.
     pub(crate) loss: Reason,
+    /// Its directory was taken away, or replaced, by somebody else.
+    pub(crate) lost: bool,
 }
 
 impl Lease {
@@ -91,6 +93,7 @@ impl Lease {
             lifetime_end: grant.lifetime_max.map(|lifetime_max| created + lifetime_max),
             reason: None,
             loss: Reason::HoldersGone { last: "none" },
+            lost: false,
         };
         for holder in grant.holders {
             if lease.find(holder).is_none() {
@@ -141,6 +144,12 @@ impl Lease {
     /// Whether it is decided that it ends.
     pub(crate) fn ends(&self) -> bool {
         self.reason.is_some()
+    }
+
+    /// Whether its directory was taken away by somebody else: nothing can be done in it, and it ends with its holders.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// Whether it is there for its tenant and not yet on its way out.

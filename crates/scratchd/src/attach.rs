@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use scratch_fs::FsError;
+use scratch_fs::{FsError, Place};
 use scratch_lease::{Holder, HolderKind, LeaseId, NewHolder, Refusal};
 use scratch_proto::v1;
 
@@ -80,7 +80,10 @@ impl Broker {
     /// Of the file system; LEASE_UNKNOWN for a lease that is gone.
     pub(crate) fn rewrite_record(&self, id: LeaseId) -> Result<(), RequestError> {
         let mut record = self.record(id).ok_or(Refusal::LeaseUnknown)?;
-        (record.device, record.inode) = self.pool.directory_identity(id)?;
+        // By what was made, not by what has its name now.
+        if let Some(Place::This { device, inode }) = self.lock().places.get(&id) {
+            (record.device, record.inode) = (*device, *inode);
+        }
         self.pool.write_record(id, &record)?;
         if self.lock().table.lease(id).is_none() {
             self.pool.drop_record(id)?;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use scratch_fs::{Boot, FoundRecord, FsError, Record, RecordHolderKind, Torn};
+use scratch_fs::{Boot, DebtBook, FoundRecord, FsError, Place, Record, RecordHolderKind, Torn};
 use scratch_lease::{BootTime, Grant, HolderKind, LeaseId, NewHolder, ProcessId, TenantId};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Dead};
 use crate::clock;
 use crate::debt::{Debt, Subject};
 use crate::peer::Identity;
@@ -17,6 +17,9 @@ use crate::process::HeldProcess;
 
 /// How long a start waits for searches: one that the system would not let finish goes on beside serving.
 const SEARCH_FOR_MAX: Duration = Duration::from_secs(2);
+
+/// What a debt is called whose directory is not the one that was made for its lease.
+const NOT_ITS_DIRECTORY: &str = "not the directory of its record";
 
 /// What was done with what was found.
 #[derive(Debug, Default)]
@@ -53,11 +56,13 @@ impl Broker {
         let same_boot = last.is_none_or(|last| last.id == boot.id);
         let records = self.pool.records()?;
         let directories: HashSet<_> = self.pool.lease_directories()?.into_iter().collect();
-        let mut recovered = Recovered::default();
-        for tree in self.pool.trash().entries()? {
-            self.reaper.push(tree, None);
-            recovered.trash += 1;
-        }
+        let trees = self.pool.trash().entries()?;
+        let mut recovered = Recovered { trash: trees.len(), ..Recovered::default() };
+        let book = self.pool.debts().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what was owed is tried anew");
+            DebtBook::default()
+        });
+        self.reaper.begin(trees, book, &boot.id);
         if let Err(error) = self.pool.empty_new() {
             tracing::warn!(%error, "what a crash left in new/ stays until the next start, ignoring");
         }
@@ -71,17 +76,17 @@ impl Broker {
                     recovered.adopted += usize::from(self.adopt(lease, &record, &mut start));
                 }
                 Ok(record) => {
-                    self.put_away(lease, Some(record));
+                    self.put_away(lease, Some(record), same_boot);
                     recovered.ended += usize::from(is_there);
                 }
-                Err(Torn) if everything_goes => self.put_away(lease, None),
+                Err(Torn) if everything_goes => self.put_away(lease, None, same_boot),
                 Err(Torn) => self.keep_unknown(lease, "torn record", &mut start),
             }
         }
         for lease in directories.difference(&recorded) {
             // Before a power cut the record may have been lost: then everything is dead. In the same boot it can't be.
             if everything_goes {
-                self.put_away(*lease, None);
+                self.put_away(*lease, None, same_boot);
             } else {
                 self.keep_unknown(*lease, "no record", &mut start);
             }
@@ -99,8 +104,9 @@ impl Broker {
 
     /// False: it is kept because nothing is known of it.
     fn adopt(self: &Arc<Self>, lease: LeaseId, record: &Record, start: &mut Start) -> bool {
-        if self.pool.directory_identity(lease) != Ok((record.device, record.inode)) {
-            self.keep_unknown(lease, "not the directory of its record", start);
+        let place = Place::This { device: record.device, inode: record.inode };
+        if self.pool.is_in_place(lease, place) != Ok(true) {
+            self.keep_unknown(lease, NOT_ITS_DIRECTORY, start);
             return false;
         }
         // A parent that is kept because it is unknown must not end its children.
@@ -132,6 +138,7 @@ impl Broker {
         let holders = {
             let mut state = self.lock();
             state.identities.insert(lease, Arc::new(identity));
+            state.places.insert(lease, place);
             state.table.adopt(grant_of(lease, record, holders, parent), BootTime(record.created), now);
             state.table.lease(lease).map(|lease| lease.holders().to_vec()).unwrap_or_default()
         };
@@ -148,34 +155,48 @@ impl Broker {
 
     /// Out of sight; what can't be moved is owed, and its record says from now on that nobody holds it: the next start
     /// must not take it for one of this boot.
-    fn put_away(&self, lease: LeaseId, record: Option<Record>) {
-        let tenant = record.as_ref().map(|record| record.uid);
-        let Err(debt) = self.end_on_disk(lease, tenant) else { return };
+    fn put_away(&self, lease: LeaseId, record: Option<Record>, same_boot: bool) {
+        let tenant = record.as_ref().map_or_else(|| self.owner_of(lease), |record| record.uid);
+        let place = match &record {
+            None => Place::Unknown,
+            Some(record) if same_boot => Place::This { device: record.device, inode: record.inode },
+            Some(record) => Place::OfAnotherBoot { inode: record.inode },
+        };
+        let Err(debt) = self.end_on_disk(lease, Some(Dead { tenant, place })) else { return };
         tracing::warn!(%lease, path = %debt.path.display(), blocker = %debt.blocker, "a dead lease can't be put away yet");
         self.reaper.owe(*debt);
-        if let Some(record) = record {
-            let unheld = Record { holders: Vec::new(), search_environment: false, ..record };
-            if let Err(error) = self.pool.write_record(lease, &unheld) {
-                tracing::warn!(%lease, %error, "its record still names holders, ignoring");
-            }
+        self.write_unheld(lease, record);
+    }
+
+    /// The next start must not take it for one that is held.
+    fn write_unheld(&self, lease: LeaseId, record: Option<Record>) {
+        let Some(record) = record else { return };
+        let unheld = Record { holders: Vec::new(), search_environment: false, ..record };
+        if let Err(error) = self.pool.write_record(lease, &unheld) {
+            tracing::warn!(%lease, %error, "its record still names holders, ignoring");
         }
+    }
+
+    /// An ended lease whose name stands for something else now, which is not ours to take away. Its record stays, and says
+    /// so to the next start.
+    pub(crate) fn keep_replaced(&self, lease: LeaseId, dead: Dead) {
+        tracing::error!(%lease, path = %self.pool.lease_path(lease).display(), "its name stands for something else, which is kept");
+        self.write_unheld(lease, self.pool.record(lease).ok().flatten().and_then(|(_, record)| record.ok()));
+        self.owe_unknown(lease, dead.tenant, NOT_ITS_DIRECTORY);
     }
 
     fn keep_unknown(&self, lease: LeaseId, why: &str, start: &mut Start) {
         tracing::warn!(%lease, "{why}: whether it is dead is unknown, so it is kept; see `scratch debt`");
         start.kept.insert(lease);
-        let tenant = self.pool.directory_owner(lease).unwrap_or(self.uid);
-        self.reaper.owe(Debt {
-            subject: Subject::Record(lease),
-            lease: Some(lease),
-            tenant,
-            path: self.pool.lease_path(lease),
-            errno: None,
-            blocker: why.to_owned(),
-            tries: 0,
-            next_try: None,
-            bytes: 0,
-        });
+        self.owe_unknown(lease, self.owner_of(lease), why);
+    }
+
+    fn owe_unknown(&self, lease: LeaseId, tenant: u32, why: &str) {
+        self.reaper.owe(Debt::new(Subject::Record(lease), tenant, self.pool.lease_path(lease), why));
+    }
+
+    fn owner_of(&self, lease: LeaseId) -> u32 {
+        self.pool.directory(lease).ok().flatten().map_or(self.uid, |found| found.st_uid)
     }
 }
 

@@ -92,5 +92,6 @@ fn held(lease: &Lease, since: Option<prost_types::Timestamp>) -> v1::Reason {
         count if count > 3 => shown.push(format!("{} more", count - 3)),
         _ => {}
     }
-    v1::Reason { code: "HELD".to_owned(), text: format!("held by {}", shown.join(", ")), time: since }
+    let lost = if lease.is_lost() { "lost, since somebody has taken its directory away; " } else { "" };
+    v1::Reason { code: "HELD".to_owned(), text: format!("{lost}held by {}", shown.join(", ")), time: since }
 }

@@ -5,8 +5,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use scratch_tests::{Broker, DEADLINE, Held, Options, contained, eventually, names_in, snapshot};
+use scratch_proto::v1::areas_client::AreasClient;
+use scratch_proto::v1::{CreateRequest, Kind, ReleaseRequest};
+use scratch_tests::{Broker, DEADLINE, Held, Options, contained, eventually, names_in, snapshot, with_grpc};
 use serde_json::Value;
+use tonic_types::StatusExt;
 
 use crate::trees::canary;
 
@@ -254,5 +257,27 @@ fn a_name_that_is_used_again_while_no_broker_runs() {
             assert_eq!(snapshot(&path), before, "{grace}");
             broker.kill();
         }
+    });
+}
+
+#[test]
+fn a_lost_lease_takes_nothing_new() {
+    contained("tamper::a_lost_lease_takes_nothing_new", || {
+        let broker = Broker::start(Options::default());
+        let held = Held::start(&broker);
+        fs::rename(held.path(), broker.place().join("taken")).expect("renamed");
+        let lease = held.lease().to_owned();
+        let create = CreateRequest { lease: lease.clone(), kind: Kind::File.into(), ..CreateRequest::default() };
+        let release = ReleaseRequest { lease, area: b"log".to_vec(), ..ReleaseRequest::default() };
+        let said = with_grpc(&broker, async |grpc| {
+            let mut areas = AreasClient::new(grpc);
+            let created = areas.create(create).await.expect_err("there is no directory");
+            [created, areas.release(release).await.expect_err("there is no directory")]
+        });
+        for status in said {
+            let reason = status.get_details_error_info().map(|info| info.reason);
+            assert_eq!(reason.as_deref(), Some("LEASE_LOST"), "{status:?}");
+        }
+        ends(held, &broker);
     });
 }

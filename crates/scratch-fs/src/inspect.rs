@@ -146,7 +146,7 @@ impl Pool {
         use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
         let moved = WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF | WatchFlags::ONLYDIR;
         let taken = moved | WatchFlags::DELETE | WatchFlags::MOVED_FROM;
-        let inotify = init(CreateFlags::CLOEXEC).map_err(FsError::on("watch", &self.path))?;
+        let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(FsError::on("watch", &self.path))?;
         let held = |directory: BorrowedFd<'_>, flags| {
             // The very directory that is held, whatever has its path.
             let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&directory));

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::admin::list_debt;
 use crate::failure::Failure;
-use crate::table::Table;
+use crate::table::{Table, clean};
 use crate::{Output, json, ls};
 
 /// Lists what could not be removed yet.
@@ -18,9 +18,22 @@ pub(crate) fn print(debts: &[v1::Debt], output: Output) -> Result<(), Failure> {
     match output {
         Output::Json => json::print(&Value::Array(debts.iter().map(json::debt).collect()))?,
         Output::Text if debts.is_empty() => println!("no debt: everything that has ended is gone"),
-        Output::Text => table(debts).print()?,
+        Output::Text => {
+            table(debts).print()?;
+            for debt in debts.iter().filter(|debt| !debt.pids.is_empty() || !debt.detail.is_empty()) {
+                println!("{}", in_the_way(debt));
+            }
+        }
     }
     Ok(())
+}
+
+/// What is mounted there, and which processes have something open below.
+fn in_the_way(debt: &v1::Debt) -> String {
+    let pids: Vec<_> = debt.pids.iter().map(ToString::to_string).collect();
+    let users = if pids.is_empty() { String::new() } else { format!("in use by {}", pids.join(", ")) };
+    let known: Vec<_> = [debt.detail.as_str(), &users].into_iter().filter(|text| !text.is_empty()).collect();
+    clean(&format!("{}: {}", String::from_utf8_lossy(&debt.path), known.join("; ")))
 }
 
 fn table(debts: &[v1::Debt]) -> Table {

@@ -2,6 +2,8 @@
 
 use scratch_client::ClientError;
 
+/// `verify` has found something.
+pub(crate) const FINDINGS: u8 = 1;
 /// The command line makes no sense.
 pub(crate) const USAGE: u8 = 64;
 /// No broker, or it can't serve now.

@@ -39,6 +39,8 @@ pub(crate) enum Failure {
     CalledOff,
     #[error("something fails: see what to do above")]
     Sick(u8),
+    #[error("records, memory and disk do not agree: see above")]
+    Findings(u8),
     #[error("{0}: {1}")]
     Of(String, Box<Failure>),
     #[error(transparent)]
@@ -61,7 +63,7 @@ impl Failure {
             }
             Self::NoShell | Self::NoProcess(_) | Self::NoDirectory => exit::CANNOT_CREATE,
             Self::Debt(_) | Self::LeasesLeft(_) | Self::CalledOff => exit::TRY_LATER,
-            Self::Sick(code) => *code,
+            Self::Sick(code) | Self::Findings(code) => *code,
             Self::Of(_, failure) => failure.exit_code(),
             Self::Client(error) => exit::of_client_error(error),
             Self::Refused(status) => exit::of_code(u32::try_from(i32::from(status.code())).unwrap_or(2)),

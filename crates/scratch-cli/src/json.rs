@@ -100,6 +100,10 @@ pub(crate) fn debt(debt: &v1::Debt) -> Value {
         "tries": debt.tries,
         "next_try": time(debt.next_try),
         "bytes": debt.bytes,
+        "id": debt.id,
+        "since": time(debt.since),
+        "pids": debt.pids,
+        "detail": if debt.detail.is_empty() { Value::Null } else { json!(debt.detail) },
     });
     insert_path(&mut value, &debt.path);
     value
@@ -130,7 +134,8 @@ fn insert(fields: &mut Map<String, Value>, key: &str, bytes: &[u8]) {
     }
 }
 
-fn tenant(tenant: Option<&v1::Tenant>) -> Value {
+/// A tenant, or null.
+pub(crate) fn tenant(tenant: Option<&v1::Tenant>) -> Value {
     tenant.map_or(Value::Null, |tenant| {
         let name = if tenant.name.is_empty() { Value::Null } else { json!(tenant.name) };
         json!({ "uid": tenant.uid, "name": name })

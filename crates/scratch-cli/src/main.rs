@@ -22,6 +22,7 @@ mod shell;
 mod status;
 mod surrounding;
 mod table;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -91,8 +92,15 @@ enum Command {
     Debt(OutputArgs),
     Events(events::EventsArgs),
     /// Try to remove all debt now, and show what is left
-    #[command(after_help = "Examples:\n  scratch reap")]
+    #[command(
+        after_help = "Examples:\n  scratch reap\n  scratch reap --dry-run\n  scratch reap --foreign --dry-run     what others own in ended trees"
+    )]
     Reap(reap::ReapArgs),
+    /// Compare records, memory and disk; name every path that is nobody's, missing or not its own
+    #[command(
+        after_help = "Examples:\n  scratch verify\n  scratch verify --output json | jq -r '.[].path'\n\nExit codes:\n  0 all is well, 1 something was found, others as of `scratch`.\n  Areas that their own tenant has unlinked are shown and do not count."
+    )]
+    Verify(OutputArgs),
     Drain(drain::DrainArgs),
     Doctor(doctor::DoctorArgs),
     /// Check a configuration file; exit 78 with the reason if it can't be used
@@ -128,7 +136,7 @@ struct OutputArgs {
 }
 
 /// Commands of the design that a later version has.
-const LATER: &[&str] = &["top", "verify"];
+const LATER: &[&str] = &["top"];
 
 fn main() -> ExitCode {
     let program = match Program::try_parse() {
@@ -144,6 +152,7 @@ fn main() -> ExitCode {
         Command::Debt(args) => debt::debt(args.output),
         Command::Events(args) => events::events(&args),
         Command::Reap(args) => reap::reap(&args),
+        Command::Verify(args) => verify::verify(args.output),
         Command::Lease(args) => lease::lease(args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Drain(args) => drain::drain(&args),

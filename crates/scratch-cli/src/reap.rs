@@ -9,10 +9,10 @@ use crate::{Output, OutputArgs, admin, debt, json};
 /// Options of `reap`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReapArgs {
-    /// Not in this version
+    /// Show what would be tried, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Not in this version
+    /// Try only what is debt for its foreign owner, and enter directories whoever owns them; for root and the admin group
     #[arg(long)]
     foreign: bool,
     #[command(flatten)]
@@ -21,16 +21,18 @@ pub(crate) struct ReapArgs {
 
 /// Tries all debt now; what is left is shown.
 pub(crate) fn reap(args: &ReapArgs) -> Result<(), Failure> {
-    for (option, given) in [("reap --dry-run", args.dry_run), ("reap --foreign", args.foreign)] {
-        if given {
-            return Err(Failure::NotYet(option.to_owned()));
-        }
-    }
-    let reply = admin::reap(v1::ReapRequest::default())?;
+    let reply = admin::reap(v1::ReapRequest { foreign: args.foreign, dry_run: args.dry_run })?;
+    let (count, list) = if args.dry_run { ("would_try", "would_go") } else { ("tried", "left") };
     match args.output.output {
         Output::Json => {
-            let left: Vec<_> = reply.left.iter().map(json::debt).collect();
-            json::print(&json!({ "tried": reply.tried, "left": left }))?;
+            let debts: Vec<_> = reply.left.iter().map(json::debt).collect();
+            json::print(&json!({ count: reply.tried, list: debts }))?;
+        }
+        Output::Text if args.dry_run => {
+            println!("would try {}", reply.tried);
+            if reply.tried > 0 {
+                debt::print(&reply.left, Output::Text)?;
+            }
         }
         Output::Text => {
             println!("tried {}", reply.tried);

@@ -31,6 +31,8 @@ fn value(status: &v1::StatusResponse) -> Value {
         "connections": status.connections,
         "trash": status.trash,
         "debt": status.debt,
+        "debt_bytes": status.debt_bytes,
+        "lost": status.lost,
         "draining": status.draining,
     });
     json::insert_bytes(&mut value, "runtime_directory", &status.runtime_directory);
@@ -46,6 +48,7 @@ fn pool(pool: &v1::PoolStatus) -> Value {
         "bytes_free": pool.bytes_free,
         "inodes_total": pool.inodes_total,
         "inodes_free": pool.inodes_free,
+        "problem": if pool.problem.is_empty() { Value::Null } else { json!(pool.problem) },
     });
     json::insert_bytes(&mut value, "root", &pool.root);
     value
@@ -76,13 +79,22 @@ fn text(status: &v1::StatusResponse) {
             pool.bytes_free >> 20,
             pool.inodes_free
         );
+        if !pool.problem.is_empty() {
+            println!("  LOST     {}: nothing is granted; see `scratch verify`", pool.problem);
+        }
     }
     println!("  live     {} leases, {} areas, {} connections", status.leases, status.areas, status.connections);
     if status.kept > 0 {
         println!("  kept     {} leases that have ended, see `scratch ls`", status.kept);
     }
+    if status.lost > 0 {
+        println!("  lost     {} leases whose directory somebody has taken away; see `scratch verify`", status.lost);
+    }
     if status.draining {
         println!("  drains   nothing is granted; `scratch drain --undo` calls it off");
     }
-    println!("  ended    {} trees waiting to be freed, {} debts", status.trash, status.debt);
+    println!(
+        "  ended    {} trees waiting to be freed, {} debts of {} bytes",
+        status.trash, status.debt, status.debt_bytes
+    );
 }

@@ -35,8 +35,7 @@ impl Claim {
         Self { rights, tenant, uid: rustix::process::geteuid(), gid: rustix::process::getegid() }
     }
 
-    /// Makes an open directory ours alone, under [`Rights::TakeOver`]; under [`Rights::Own`] every directory is taken as
-    /// it is.
+    /// Makes an open directory ours alone, but for [`Rights::Own`]: there every directory is taken as it is.
     pub(crate) fn take(&self, directory: BorrowedFd<'_>) -> Result<(), Unclaimed> {
         if self.rights == Rights::Own {
             return Ok(());
@@ -66,7 +65,7 @@ impl Claim {
     }
 
     fn covers(&self, owner: u32) -> bool {
-        owner == self.tenant || owner == self.uid.as_raw()
+        self.rights == Rights::TakeOverForeign || owner == self.tenant || owner == self.uid.as_raw()
     }
 
     /// Owner before mode: the other way round the tenant could undo the mode in between.

@@ -6,11 +6,12 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::RenameFlags;
+use rustix::fs::{AtFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use scratch_lease::LeaseId;
 
 use crate::FsError;
+use crate::end::Place;
 use crate::files::names;
 use crate::repair::make_removable;
 use crate::trash::{Trash, TrashName};
@@ -57,6 +58,10 @@ impl Gone {
         Self { directory, shown }
     }
 
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
     /// What is there. Names that do not parse are nobody's to remove, and left out.
     ///
     /// # Errors
@@ -66,12 +71,15 @@ impl Gone {
         Ok(found.iter().filter_map(|name| GoneName::parse(name.to_bytes())).collect())
     }
 
-    /// Takes a lease's directory out of the pool's root. False: it was not there.
+    /// Takes a lease's directory out of the pool's root, and nothing else of its name. False: it was not there.
     ///
     /// # Errors
     /// As those of [`Trash::take`].
-    pub fn take(&self, root: BorrowedFd<'_>, name: GoneName) -> Result<bool, FsError> {
+    pub fn take(&self, root: BorrowedFd<'_>, name: GoneName, place: Place) -> Result<bool, FsError> {
         let lease = CString::new(name.lease.as_str()).expect("a lease id has no NUL");
+        if !rustix::fs::statat(root, &lease, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|found| place.is(&found)) {
+            return Ok(false);
+        }
         let rename =
             || rustix::fs::renameat_with(root, &lease, &self.directory, name.to_cstring(), RenameFlags::NOREPLACE);
         let renamed = rename().or_else(|errno| match errno {
@@ -82,7 +90,9 @@ impl Gone {
             errno => Err(errno),
         });
         match renamed {
-            Ok(()) => Ok(true),
+            Ok(()) if place.is(&self.look(name)?) => Ok(true),
+            // It took the lease's name in this instant.
+            Ok(()) => self.give_back(name, root).map(|()| false),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(FsError::new("take out of sight", self.shown.join(name.to_string()), errno)),
         }
@@ -114,9 +124,12 @@ impl Gone {
     /// # Errors
     /// Of fstatat(2).
     pub fn owner(&self, name: GoneName) -> Result<u32, FsError> {
-        let found = rustix::fs::statat(&self.directory, name.to_cstring(), rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
-        let error = |errno| FsError::new("look at", self.shown.join(name.to_string()), errno);
-        found.map(|found| found.st_uid).map_err(error)
+        self.look(name).map(|found| found.st_uid)
+    }
+
+    fn look(&self, name: GoneName) -> Result<Stat, FsError> {
+        rustix::fs::statat(&self.directory, name.to_cstring(), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| FsError::new("look at", self.shown.join(name.to_string()), errno))
     }
 }
 
@@ -124,6 +137,7 @@ impl Gone {
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::unix::fs::MetadataExt;
 
     const LEASE: &str = "abcdefghijklmnop";
 
@@ -149,18 +163,23 @@ mod tests {
         let gone = Gone::new(open(".scratch/gone").into(), pool.path().join(".scratch/gone"));
         let trash = Trash::open(scratch.as_fd(), &pool.path().join(".scratch/trash")).unwrap();
         let name = GoneName { until: 9, lease: LEASE.parse().unwrap() };
+        let made = fs::metadata(pool.path().join(LEASE)).unwrap();
+        let place = Place::This { device: made.dev(), inode: made.ino() };
 
         assert_eq!(gone.give_back(name, root.as_fd()).unwrap_err().errno, Errno::NOENT);
-        assert_eq!(gone.take(root.as_fd(), name), Ok(true));
-        assert_eq!((gone.take(root.as_fd(), name), gone.entries()), (Ok(false), Ok(vec![name])));
+        assert_eq!(gone.take(root.as_fd(), name, place), Ok(true));
+        assert_eq!((gone.take(root.as_fd(), name, place), gone.entries()), (Ok(false), Ok(vec![name])));
         assert_eq!(gone.owner(name), Ok(rustix::process::geteuid().as_raw()));
         assert!(!pool.path().join(LEASE).exists());
         gone.give_back(name, root.as_fd()).unwrap();
         assert_eq!(fs::read_to_string(pool.path().join(LEASE).join("file")).unwrap(), "content");
         assert_eq!(gone.discard(name, 5, &trash), Ok(None));
-        assert_eq!(gone.take(root.as_fd(), name), Ok(true));
+        assert_eq!(gone.take(root.as_fd(), name, place), Ok(true));
         fs::create_dir(pool.path().join(LEASE)).unwrap();
         assert_eq!(gone.give_back(name, root.as_fd()).unwrap_err().errno, Errno::EXIST);
+        let other = GoneName { until: 10, ..name };
+        assert_eq!(gone.take(root.as_fd(), other, place), Ok(false), "another one has its path now");
+        assert!(pool.path().join(LEASE).is_dir());
         let tree = gone.discard(name, 5, &trash).unwrap().unwrap();
         assert_eq!((trash.entries().unwrap(), gone.entries()), (vec![tree], Ok(vec![])));
     }

@@ -5,11 +5,14 @@ mod beneath;
 mod blocker;
 mod claim;
 mod create;
+mod debts;
 mod descend;
 mod discover;
+mod end;
 mod error;
 mod files;
 mod gone;
+mod inspect;
 mod ladder;
 mod lift;
 mod list;
@@ -32,9 +35,12 @@ pub use blocker::Blocker;
 pub use create::{
     clear_umask, create_anonymous, create_directory, create_file, create_memory, open_directory, reopen_own,
 };
+pub use debts::{DebtBook, DebtEntry};
 pub use discover::{first_usable_directory, temporary_directory_candidates};
+pub use end::{Ended, Place};
 pub use error::FsError;
 pub use gone::{Gone, GoneName};
+pub use inspect::{Misplaced, TamperWatches, is_below};
 pub use list::{Entry, list};
 pub use name::{NAME_BYTES_MAX, NameError, NamePattern, Naming, check_name};
 pub use persist::{Persisted, Replace, persist};

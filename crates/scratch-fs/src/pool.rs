@@ -14,27 +14,28 @@ use scratch_lease::LeaseId;
 
 use crate::FsError;
 use crate::create::open_directory;
+use crate::end::Place;
 use crate::files::{WRITE_NEW, names, read_small, replace, write_all};
 use crate::gone::Gone;
 use crate::marker::{FORMAT, Marker, MarkerError};
 use crate::record::{Record, Torn};
 use crate::root::{RootRefusal, open_root};
-use crate::trash::{Trash, TrashName};
+use crate::trash::Trash;
 use crate::unused::is_unused;
 
 /// One storage root with one owner: this process, for as long as the value lives.
 #[derive(Debug)]
 pub struct Pool {
-    root: OwnedFd,
-    path: PathBuf,
-    scratch: OwnedFd,
-    records: OwnedFd,
-    new: OwnedFd,
-    trash: Trash,
-    gone: Gone,
+    pub(crate) root: OwnedFd,
+    pub(crate) path: PathBuf,
+    pub(crate) scratch: OwnedFd,
+    pub(crate) records: OwnedFd,
+    pub(crate) new: OwnedFd,
+    pub(crate) trash: Trash,
+    pub(crate) gone: Gone,
     uuid: String,
     /// Held exclusively, so that a second broker finds out.
-    _lock: File,
+    pub(crate) lock: File,
 }
 
 /// A record as a start finds it.
@@ -90,7 +91,7 @@ impl Pool {
             Some(marker) => marker,
             None => write_marker(&root, &scratch, &path)?,
         };
-        Ok(Self { root, path, scratch, records, new, trash, gone, uuid: marker.uuid, _lock: lock })
+        Ok(Self { root, path, scratch, records, new, trash, gone, uuid: marker.uuid, lock })
     }
 
     /// The root's canonical path.
@@ -126,10 +127,13 @@ impl Pool {
     /// Opens a lease's directory.
     ///
     /// # Errors
-    /// Of openat(2).
-    pub fn open_lease(&self, lease: LeaseId) -> Result<OwnedFd, FsError> {
-        open_directory(self.root.as_fd(), &name_of(lease))
-            .map_err(|errno| FsError::new("open lease", self.lease_path(lease), errno))
+    /// Of openat(2); ESTALE when its name stands for another one.
+    pub fn open_lease(&self, lease: LeaseId, place: Place) -> Result<OwnedFd, FsError> {
+        let opened = open_directory(self.root.as_fd(), &name_of(lease)).and_then(|opened| {
+            let is_it = place.is(&rustix::fs::fstat(&opened)?);
+            if is_it { Ok(opened) } else { Err(Errno::STALE) }
+        });
+        opened.map_err(|errno| FsError::new("open lease", self.lease_path(lease), errno))
     }
 
     /// Makes a lease's directory: in new/ with owner and mode, then its record, then its name. A crash in between leaves
@@ -187,29 +191,6 @@ impl Pool {
         written
     }
 
-    /// Ends a lease on disk: its directory into trash. The record is dropped after that, so that a crash in between leaves
-    /// a record without directory. `None`: the directory was not there.
-    ///
-    /// # Errors
-    /// When the directory can't be moved; the record must stay then.
-    pub fn end_lease(&self, lease: LeaseId, tenant: u32) -> Result<Option<TrashName>, FsError> {
-        match self.trash.take(self.root.as_fd(), &name_of(lease), tenant, lease) {
-            Ok(name) => Ok(Some(name)),
-            Err(error) if error.errno == Errno::NOENT => Ok(None),
-            Err(error) => Err(FsError { path: self.lease_path(lease), ..error }),
-        }
-    }
-
-    /// Who owns a lease's directory.
-    ///
-    /// # Errors
-    /// Of fstatat(2).
-    pub fn directory_owner(&self, lease: LeaseId) -> Result<u32, FsError> {
-        let found = rustix::fs::statat(&self.root, name_of(lease), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|errno| FsError::new("look at lease", self.lease_path(lease), errno))?;
-        Ok(found.st_uid)
-    }
-
     /// Drops a record whose directory is gone.
     ///
     /// # Errors
@@ -243,16 +224,6 @@ impl Pool {
     /// When the root can't be listed.
     pub fn lease_directories(&self) -> Result<Vec<LeaseId>, FsError> {
         lease_names(self.root.as_fd(), &self.path)
-    }
-
-    /// Device and inode of a lease's directory.
-    ///
-    /// # Errors
-    /// Of fstatat(2).
-    pub fn directory_identity(&self, lease: LeaseId) -> Result<(u64, u64), FsError> {
-        let found = rustix::fs::statat(&self.root, name_of(lease), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|errno| FsError::new("look at lease", self.lease_path(lease), errno))?;
-        Ok((found.st_dev, found.st_ino))
     }
 
     /// Writes something that is gone at once: whether a lease could be made.
@@ -320,7 +291,7 @@ impl Pool {
     }
 }
 
-fn name_of(lease: LeaseId) -> CString {
+pub(crate) fn name_of(lease: LeaseId) -> CString {
     CString::new(lease.as_str()).expect("a lease id has no NUL")
 }
 

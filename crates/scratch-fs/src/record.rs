@@ -147,13 +147,7 @@ impl Record {
     /// The bytes of the file.
     #[must_use]
     pub fn to_file(&self) -> Vec<u8> {
-        let body = self.encode_to_vec();
-        let length = u32::try_from(body.len()).expect("limits keep records far below 4 GiB");
-        let mut file = Vec::with_capacity(8 + body.len());
-        file.extend_from_slice(&length.to_le_bytes());
-        file.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
-        file.extend_from_slice(&body);
-        file
+        with_checksum(&self.encode_to_vec())
     }
 
     /// Reads the bytes of a file.
@@ -161,14 +155,26 @@ impl Record {
     /// # Errors
     /// [`Torn`] unless length, checksum and message are all whole and nothing follows.
     pub fn from_file(file: &[u8]) -> Result<Self, Torn> {
-        let (length, rest) = file.split_first_chunk().ok_or(Torn)?;
-        let (checksum, body) = rest.split_first_chunk().ok_or(Torn)?;
-        let whole = usize::try_from(u32::from_le_bytes(*length)) == Ok(body.len());
-        if !whole || u32::from_le_bytes(*checksum) != crc32c::crc32c(body) {
-            return Err(Torn);
-        }
-        Self::decode(body).map_err(|_| Torn)
+        Self::decode(checked(file)?).map_err(|_| Torn)
     }
+}
+
+/// Length and CRC32C before a message.
+pub(crate) fn with_checksum(body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).expect("limits keep messages far below 4 GiB");
+    let mut file = Vec::with_capacity(8 + body.len());
+    file.extend_from_slice(&length.to_le_bytes());
+    file.extend_from_slice(&crc32c::crc32c(body).to_le_bytes());
+    file.extend_from_slice(body);
+    file
+}
+
+/// The message of a file that is whole.
+pub(crate) fn checked(file: &[u8]) -> Result<&[u8], Torn> {
+    let (length, rest) = file.split_first_chunk().ok_or(Torn)?;
+    let (checksum, body) = rest.split_first_chunk().ok_or(Torn)?;
+    let whole = usize::try_from(u32::from_le_bytes(*length)) == Ok(body.len());
+    if whole && u32::from_le_bytes(*checksum) == crc32c::crc32c(body) { Ok(body) } else { Err(Torn) }
 }
 
 #[cfg(test)]

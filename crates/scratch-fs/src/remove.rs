@@ -21,6 +21,9 @@ pub enum Rights {
     /// The system broker's, root with CAP_CHOWN and CAP_DAC_OVERRIDE: each directory of the tenant becomes the broker's
     /// before it is listed, so that nothing in it can be swapped or added any more.
     TakeOver,
+    /// As [`Self::TakeOver`], whoever owns a directory: an admin has said so. Links are not followed and mounts not crossed
+    /// all the same.
+    TakeOverForeign,
 }
 
 /// A trash entry that remains.

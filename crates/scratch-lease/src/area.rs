@@ -40,10 +40,10 @@ impl Table {
     /// Counts `count` areas against the lease's tenant and its limit of inodes before they are made.
     ///
     /// # Errors
-    /// As [`live`](Self::live), [`Refusal::LimitAreas`] and [`Refusal::LimitShare`].
+    /// As [`in_place`](Self::in_place), [`Refusal::LimitAreas`] and [`Refusal::LimitShare`].
     pub fn reserve_areas(&mut self, id: LeaseId, caller: Caller, count: usize) -> Result<ReservedAreas, Refusal> {
         let limit = self.limits.areas_per_tenant;
-        let tenant = self.live(id, caller)?.tenant;
+        let tenant = self.in_place(id, caller)?.tenant;
         let used = self.tenants.get(&tenant).map_or(0, |usage| usage.areas);
         if count > limit.saturating_sub(used) {
             return Err(Refusal::LimitAreas { limit });

@@ -95,6 +95,8 @@ pub struct Lease {
     pub(crate) keep: Option<Keep>,
     /// Kept or gone, and due to go for good.
     pub(crate) over: bool,
+    /// Its directory was taken away, or replaced, by somebody else.
+    pub(crate) lost: bool,
 }
 
 impl Lease {
@@ -125,6 +127,7 @@ impl Lease {
             loss: Reason::HoldersGone { last: None, grace: Duration::ZERO },
             keep: None,
             over: false,
+            lost: false,
         };
         for holder in grant.holders {
             if lease.find(holder).is_none() {
@@ -211,6 +214,12 @@ impl Lease {
     /// Whether it is decided that it ends.
     pub(crate) fn ends(&self) -> bool {
         self.reason.is_some()
+    }
+
+    /// Whether its directory was taken away by somebody else: nothing can be done in it, and it ends with its holders.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// Whether it is there for its tenant and not yet on its way out.

@@ -34,6 +34,9 @@ pub enum Refusal {
         /// The limit.
         limit: u64,
     },
+    /// Its directory was removed, renamed or replaced by somebody else.
+    #[error("the lease's directory was taken away by somebody else; it ends with its holders, so grant another")]
+    LeaseLost,
     /// The lease has no holder of this id.
     #[error("the lease has no such holder; it may have ended, so look at those it has")]
     HolderUnknown,

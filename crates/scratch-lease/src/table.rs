@@ -68,6 +68,33 @@ impl Table {
         if lease.ends() && lease.kept_until().is_none() { Err(Refusal::LeaseEnding) } else { Ok(lease) }
     }
 
+    /// As [`live`](Self::live), for what is to be done in its directory.
+    ///
+    /// # Errors
+    /// As there, and [`Refusal::LeaseLost`].
+    pub fn in_place(&self, id: LeaseId, caller: Caller) -> Result<&Lease, Refusal> {
+        let lease = self.live(id, caller)?;
+        if lease.lost { Err(Refusal::LeaseLost) } else { Ok(lease) }
+    }
+
+    /// Says whether a lease's directory is lost. True if that is news, of a lease that is there: what is being granted or
+    /// ended has its directory elsewhere by right.
+    pub fn set_lost(&mut self, id: LeaseId, lost: bool) -> bool {
+        match self.leases.get_mut(&id) {
+            Some(lease) if lease.is_there() && lease.lost != lost => {
+                lease.lost = lost;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// How many of the leases that this caller sees are lost.
+    #[must_use]
+    pub fn lost(&self, caller: Caller) -> usize {
+        self.leases.values().filter(|lease| lease.lost && caller.sees(lease.tenant)).count()
+    }
+
     /// A lease in any state, for the broker itself: nobody's rights are checked.
     #[must_use]
     pub fn lease(&self, id: LeaseId) -> Option<&Lease> {
@@ -183,6 +210,20 @@ mod tests {
         assert!(lease <= 512, "{lease}");
         let area = slot(size_of::<(AreaKey, AreaKind)>()) + 32;
         assert!(area <= 100, "{area}");
+    }
+
+    #[test]
+    fn a_lost_lease_takes_no_areas_and_may_be_found_again() {
+        let mut table = table_with([grant(1, &[process(1)])]);
+        assert!(table.set_lost(id(1), true) && !table.set_lost(id(1), true) && !table.set_lost(id(2), true));
+        assert_eq!(table.in_place(id(1), ME).err(), Some(Refusal::LeaseLost));
+        assert_eq!(table.in_place(id(1), OTHER).err(), Some(Refusal::LeaseUnknown));
+        assert_eq!(table.reserve_areas(id(1), ME, 1).err(), Some(Refusal::LeaseLost));
+        assert!(table.live(id(1), ME).is_ok_and(Lease::is_lost));
+        assert!(table.set_lost(id(1), false) && table.in_place(id(1), ME).is_ok());
+        table.end(id(1), crate::Reason::Revoked);
+        assert_eq!(table.due(crate::BootTime(0)).len(), 1);
+        assert!(!table.set_lost(id(1), true), "an ending lease has its directory elsewhere by right");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use scratch_fs::FsError;
+use scratch_fs::{FsError, Place};
 use scratch_lease::{Holder, HolderKind, LeaseId, NewHolder, Refusal};
 use scratch_proto::v1;
 
@@ -90,7 +90,10 @@ impl Broker {
     pub(crate) fn rewrite_record(&self, id: LeaseId) -> Result<(), RequestError> {
         loop {
             let mut record = self.record(id).ok_or(Refusal::LeaseUnknown)?;
-            (record.device, record.inode) = self.pool.directory_identity(id)?;
+            // By what was made, not by what has its name now.
+            if let Some(Place::This { device, inode }) = self.lock().places.get(&id) {
+                (record.device, record.inode) = (*device, *inode);
+            }
             self.pool.write_record(id, &record)?;
             let ends = self.lock().table.lease(id).map(|lease| lease.reason().is_some());
             match ends {

@@ -3,11 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
 
-use scratch_fs::{FsError, Pool};
+use scratch_fs::{Ended as Put, FsError, Place, Pool};
 use scratch_lease::{BootTime, ConnectionId, Due, Holder, HolderKind, LeaseId, LeaseState, Reason, Table};
 use tokio::sync::{Notify, watch};
 
@@ -72,6 +72,8 @@ pub(crate) struct Broker {
     pub(crate) measures: Measures,
     /// True once the broker is on its way out: whoever is cut off then has lost nothing.
     pub(crate) stopping: watch::Sender<bool>,
+    /// The pool, or part of it, is not where its path says: nothing is granted in it.
+    pub(crate) pool_lost: AtomicBool,
     next_connection: AtomicU64,
 }
 
@@ -84,9 +86,18 @@ pub(crate) struct State {
     pub(crate) table: Table,
     /// With whose rights a lease's work is done; in its record too, since the reaper has no peer to ask.
     pub(crate) identities: HashMap<LeaseId, Arc<Identity>>,
+    /// Which directory each lease's name stands for.
+    pub(crate) places: HashMap<LeaseId, Place>,
     /// Connections and KeepAlive streams that are open: a holder of another one would never end.
     pub(crate) open: HashSet<ConnectionId>,
     pub(crate) drain: Drain,
+}
+
+/// What ending a lease on disk takes to know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dead {
+    pub(crate) tenant: u32,
+    pub(crate) place: Place,
 }
 
 /// What a broker is made of.
@@ -124,6 +135,7 @@ impl Broker {
             state: Mutex::new(State {
                 table,
                 identities: HashMap::new(),
+                places: HashMap::new(),
                 open: HashSet::new(),
                 drain: Drain::default(),
             }),
@@ -139,6 +151,7 @@ impl Broker {
             ended: Ended::default(),
             measures: Measures::default(),
             stopping: watch::channel(false).0,
+            pool_lost: AtomicBool::new(false),
             next_connection: AtomicU64::new(FIRST_CONNECTION),
         })
     }
@@ -258,17 +271,29 @@ impl Broker {
         }
     }
 
-    /// Moves an ended lease into trash and forgets it; to be tried again as often as need be. `tenant` is for a lease that
-    /// is in no table any more.
-    pub(crate) fn end_on_disk(&self, id: LeaseId, tenant: Option<u32>) -> Result<(), Box<Debt>> {
-        let known = self.lock().table.lease(id).map(|lease| lease.tenant().0).or(tenant);
-        let tenant = known.or_else(|| self.pool.directory_owner(id).ok()).unwrap_or(self.uid);
-        match self.pool.end_lease(id, tenant) {
-            Ok(Some(tree)) => self.reaper.push(tree, None),
-            Ok(None) => {}
-            Err(error) => return Err(Box::new(lease_debt(id, tenant, &error))),
+    /// Moves an ended lease into trash and forgets it; to be tried again as often as need be. `dead` is for a lease that is
+    /// in no table any more. What has its name and is not its directory stays.
+    pub(crate) fn end_on_disk(&self, id: LeaseId, dead: Option<Dead>) -> Result<(), Box<Debt>> {
+        let known = {
+            let state = self.lock();
+            let place = state.places.get(&id).copied();
+            state.table.lease(id).zip(place).map(|(lease, place)| Dead { tenant: lease.tenant().0, place })
+        };
+        // Neither: somebody else has just ended it.
+        let Some(dead) = known.or(dead) else { return Ok(()) };
+        let owed = |error: FsError| Box::new(lease_debt(id, dead, &error));
+        // What has the path of one that is out of sight is nothing to it.
+        if !self.free_gone(id, dead.tenant).map_err(owed)? {
+            match self.pool.end_lease(id, dead.tenant, dead.place).map_err(owed)? {
+                Put::Trashed(tree) => self.reaper.push(tree, None),
+                Put::Gone => {}
+                Put::Replaced => {
+                    self.keep_replaced(id, dead);
+                    self.forget(id);
+                    return Ok(());
+                }
+            }
         }
-        self.free_gone(id, tenant).map_err(|error| Box::new(lease_debt(id, tenant, &error)))?;
         if let Err(error) = self.pool.drop_record(id) {
             tracing::warn!(lease = %id, %error, "the record of a lease that is gone stays until the next start, ignoring");
         }
@@ -283,6 +308,7 @@ impl Broker {
             let holders = state.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
             state.table.at(clock::now()).forget(id);
             state.identities.remove(&id);
+            state.places.remove(&id);
             holders
         };
         self.let_go(id, &holders);
@@ -324,23 +350,14 @@ impl Broker {
     }
 }
 
-fn lease_debt(id: LeaseId, tenant: u32, error: &FsError) -> Debt {
-    Debt {
-        subject: Subject::Lease(id),
-        lease: Some(id),
-        tenant,
-        path: error.path.clone(),
-        errno: Some(error.errno),
-        blocker: match error.errno {
-            rustix::io::Errno::BUSY => "mount",
-            rustix::io::Errno::ROFS => "read-only",
-            rustix::io::Errno::PERM => "immutable",
-            rustix::io::Errno::ACCESS => "permission",
-            _ => "other",
-        }
-        .to_owned(),
-        tries: 0,
-        next_try: None,
-        bytes: 0,
-    }
+fn lease_debt(id: LeaseId, dead: Dead, error: &FsError) -> Debt {
+    let blocker = match error.errno {
+        rustix::io::Errno::BUSY => "mount",
+        rustix::io::Errno::ROFS => "read-only",
+        rustix::io::Errno::PERM => "immutable",
+        rustix::io::Errno::ACCESS => "permission",
+        _ => "other",
+    };
+    let debt = Debt::new(Subject::Lease(id), dead.tenant, error.path.clone(), blocker);
+    Debt { errno: Some(error.errno), place: dead.place, ..debt }
 }

@@ -4,8 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use scratch_fs::FsError;
-use scratch_lease::{ConnectionId, LeaseId};
+use scratch_lease::{ConnectionId, LeaseId, Refusal};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
@@ -87,12 +86,12 @@ impl Client {
     /// The directory of a lease, opened or still held from the last request.
     ///
     /// # Errors
-    /// Of opening it.
-    pub(crate) fn directory(&mut self, broker: &Broker, lease: LeaseId) -> Result<BorrowedFd<'_>, FsError> {
+    /// LEASE_LOST, or of opening it.
+    pub(crate) fn directory(&mut self, broker: &Broker, lease: LeaseId) -> Result<BorrowedFd<'_>, RequestError> {
         if self.directory.as_ref().is_none_or(|(held, _)| *held != lease) {
-            self.directory = Some((lease, broker.pool.open_lease(lease)?));
+            self.directory = Some((lease, broker.open_lease(lease)?));
         }
-        let (_, directory) = self.directory.as_ref().ok_or_else(|| FsError::new("open lease", "", Errno::NOENT))?;
+        let (_, directory) = self.directory.as_ref().ok_or(Refusal::LeaseUnknown)?;
         Ok(directory.as_fd())
     }
 

@@ -180,7 +180,7 @@ impl Broker {
     ) -> Result<Vec<Made>, AtIndex> {
         let first = |error| AtIndex { index: 0, error };
         let identity = self.identity_for(client, lease).map_err(first)?;
-        let held = client.directory(self, lease).map_err(|error| first(error.into()))?;
+        let held = client.directory(self, lease).map_err(first)?;
         let _rights = identity
             .assume(self.uid)
             .map_err(|errno| first(FsError::new("take on the tenant's rights", "", errno).into()))?;
@@ -240,7 +240,7 @@ impl Broker {
 
     /// What failed in a lease that has ended meanwhile failed for that.
     pub(crate) fn or_ended(&self, client: &Client, lease: LeaseId, error: RequestError) -> RequestError {
-        match self.lock().table.live(lease, client.peer.caller) {
+        match self.lock().table.in_place(lease, client.peer.caller) {
             Ok(_) => error,
             Err(refusal) => refusal.into(),
         }

@@ -2,9 +2,10 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
-use scratch_fs::{FsError, Owner, Record};
+use scratch_fs::{FsError, Owner, Place, Record};
 use scratch_lease::{Grant, Granted, HolderId, LeaseId, NewHolder, Refusal, Share};
 use scratch_proto::v1;
 
@@ -143,10 +144,9 @@ impl Broker {
             return Ok((granted, None));
         }
         let id = lease_id(&granted.id)?;
-        let opened = self.pool.open_lease(id);
-        let handle = opened.and_then(|opened| {
-            self.contained(opened)
-                .map_err(|errno| FsError::new("open a contained handle of", self.pool.lease_path(id), errno))
+        let handle = self.open_lease(id).and_then(|opened| {
+            let failed = |errno| FsError::new("open a contained handle of", self.pool.lease_path(id), errno);
+            self.contained(opened).map_err(|errno| failed(errno).into())
         });
         match handle {
             Ok(handle) => {
@@ -155,7 +155,7 @@ impl Broker {
             }
             Err(error) => {
                 self.revoke(caller, id, None)?;
-                Err(error.into())
+                Err(error)
             }
         }
     }
@@ -164,6 +164,9 @@ impl Broker {
         if !request.pool.is_empty() && request.pool != self.config.pool[0].name {
             // Shortened: the reply must fit into a packet whatever was asked.
             return Err(RequestError::PoolUnknown(request.pool.chars().take(64).collect()));
+        }
+        if self.pool_lost.load(Ordering::Acquire) {
+            return Err(RequestError::PoolLost(self.pool.path().to_owned()));
         }
         if !matches!(request.nonce.len(), 0 | 16) {
             return Err(RequestError::Request("a nonce has 16 bytes, or none"));
@@ -206,16 +209,21 @@ impl Broker {
         } else {
             Owner::Tenant { uid: identity.uid, gid: identity.gid }
         };
-        self.pool.make_lease(id, owner, &mut record).map_err(|error| {
-            {
-                let mut state = self.lock();
+        let made = self.pool.make_lease(id, owner, &mut record);
+        {
+            let mut state = self.lock();
+            if made.is_ok() {
+                state.places.insert(id, Place::This { device: record.device, inode: record.inode });
+            } else {
                 state.table.forget(id);
                 state.identities.remove(&id);
                 self.cgroups.forget(id);
             }
+        }
+        if made.is_err() {
             self.activity();
-            error.into()
-        })
+        }
+        Ok(made?)
     }
 
     pub(crate) fn record(&self, id: LeaseId) -> Option<Record> {

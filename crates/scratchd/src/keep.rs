@@ -113,7 +113,7 @@ impl Broker {
         let keep =
             self.lock().table.lease(id).filter(|lease| lease.kept_until().is_some()).and_then(|lease| lease.keep());
         let Some(keep) = keep.filter(|keep| keep.bytes < u64::MAX) else { return false };
-        match self.pool.open_lease(id) {
+        match self.open_lease(id) {
             Ok(directory) => {
                 let usage = scratch_fs::usage_within(directory.as_fd(), NAMES_MAX);
                 usage.is_none_or(|usage| usage.bytes > keep.bytes)

@@ -29,7 +29,7 @@ impl Broker {
     /// are more.
     ///
     /// # Errors
-    /// LEASE_UNKNOWN, LEASE_ENDING, and the file system's.
+    /// LEASE_UNKNOWN, LEASE_ENDING, LEASE_LOST, and the file system's.
     pub(crate) fn list_areas(
         &self,
         caller: Caller,
@@ -39,7 +39,7 @@ impl Broker {
     ) -> Result<(Vec<v1::Area>, Option<Vec<u8>>), RequestError> {
         // One more, to know whether there are more.
         let made = self.made(caller, lease, after, limit + 1)?;
-        let directory = self.pool.open_lease(lease)?;
+        let directory = self.open_lease(lease)?;
         let _rights = self.rights_in(lease)?;
         let mut ids: BTreeMap<Vec<u8>, Option<AreaKind>> =
             made.into_iter().map(|(id, kind)| (id, Some(kind))).collect();
@@ -70,7 +70,7 @@ impl Broker {
         if kind.is_none() {
             split_area_path(&id)?;
         }
-        let directory = self.pool.open_lease(lease)?;
+        let directory = self.open_lease(lease)?;
         let _rights = self.rights_in(lease)?;
         let path = path_of_bytes(&id);
         self.area(lease, directory.as_fd(), id, kind, &mut Budget(NAMES_MAX)).map_err(|errno| match errno {

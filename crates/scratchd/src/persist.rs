@@ -45,7 +45,7 @@ impl Broker {
     /// LEASE_UNKNOWN, NAME_INVALID, KIND_INVALID, DESCRIPTOR_COUNT, LIMIT_PERSISTS.
     pub(crate) fn check_persist(&self, client: &Client, request: v1::PersistRequest) -> Result<Persist, RequestError> {
         let lease = client.lease(&request.lease)?;
-        let tenant = self.lock().table.live(lease, client.peer.caller)?.tenant().0;
+        let tenant = self.lock().table.in_place(lease, client.peer.caller)?.tenant().0;
         if tenant != client.peer.identity.uid && client.peer.identity.uid != 0 {
             // With the lease's rights and its own directory a member of the admin group could write as that tenant.
             return Err(RequestError::NotPermitted("Persist out of another tenant's lease", "root"));
@@ -111,7 +111,7 @@ impl Broker {
 
     /// With the tenant's own rights: the kernel decides whether it may.
     fn move_out(&self, persist: &Persist, directory: &OwnedFd) -> Result<Persisted, RequestError> {
-        let held = self.pool.open_lease(persist.lease)?;
+        let held = self.open_lease(persist.lease)?;
         let rights = persist
             .identity
             .assume(self.uid)

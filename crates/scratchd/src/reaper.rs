@@ -5,10 +5,10 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use scratch_fs::{Rights, TrashName};
-use scratch_lease::LeaseId;
+use scratch_fs::{DebtBook, Rights, TrashName};
+use scratch_lease::{BootTime, LeaseId};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Dead};
 use crate::clock;
 use crate::debt::{Debt, Debts, Subject};
 
@@ -17,6 +17,9 @@ const LINGER: Duration = Duration::from_millis(3);
 
 /// Trees that are not left waiting.
 const MANY: usize = 64;
+
+/// How often the book of debts is written at most.
+const BOOK_EVERY: Duration = Duration::from_secs(1);
 
 const TWO_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
 
@@ -33,11 +36,41 @@ pub(crate) struct Reaper {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Subject>,
+    /// Debts among those: many may become due at once.
+    again: HashSet<Subject>,
     working: HashSet<Subject>,
+    /// To be entered whoever owns what is in them, this once.
+    foreign: HashSet<Subject>,
     debts: Debts,
+    book: Book,
     when_freed: HashMap<Subject, Vec<WhenFreed>>,
     /// A thread looks again by itself in a moment.
     lingering: bool,
+}
+
+/// How far the debts on disk are those in memory.
+#[derive(Default)]
+struct Book {
+    boot: String,
+    /// Up to this change.
+    written: u64,
+    next: BootTime,
+    being_written: bool,
+}
+
+/// What a reaper thread is to do.
+enum Task {
+    /// Try this. `alone`: nothing else is waiting; `foreign`: whoever owns what is in it.
+    Try { subject: Subject, alone: bool, foreign: bool },
+    /// Write down what is owed.
+    Write(DebtBook),
+}
+
+/// Whose trash and debt, in figures.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Owed {
+    pub(crate) debts: usize,
+    pub(crate) bytes: u64,
 }
 
 impl std::fmt::Debug for Reaper {
@@ -47,6 +80,16 @@ impl std::fmt::Debug for Reaper {
 }
 
 impl Reaper {
+    /// Takes over what the broker before has left in trash, and what it knew of it.
+    pub(crate) fn begin(&self, trees: Vec<TrashName>, book: DebtBook, boot: &str) {
+        let mut queue = self.lock();
+        boot.clone_into(&mut queue.book.boot);
+        let fresh = queue.debts.restore(book, boot, trees, clock::now());
+        queue.waiting.extend(fresh.into_iter().map(Subject::Trash));
+        drop(queue);
+        self.changed.notify_one();
+    }
+
     /// Hands over an ended tree.
     pub(crate) fn push(&self, tree: TrashName, when_freed: Option<WhenFreed>) {
         let subject = Subject::Trash(tree);
@@ -82,9 +125,9 @@ impl Reaper {
         self.changed.notify_one();
     }
 
-    /// Whose debt it is.
-    fn tenant_of(&self, subject: &Subject) -> Option<u32> {
-        self.lock().debts.get(subject).map(|debt| debt.tenant)
+    /// What is known of a lease that is in no table any more.
+    fn dead(&self, subject: &Subject) -> Option<Dead> {
+        self.lock().debts.get(subject).map(|debt| Dead { tenant: debt.tenant, place: debt.place })
     }
 
     /// A copy of one debt.
@@ -97,9 +140,41 @@ impl Reaper {
         self.lock().debts.iter().filter(|debt| debt.lease == Some(lease)).cloned().collect()
     }
 
-    /// A copy of all debts.
-    pub(crate) fn debts(&self) -> Vec<Debt> {
-        self.lock().debts.iter().cloned().collect()
+    /// Copies of the debts of one tenant or of all, those that sort after a subject, `limit` at most.
+    pub(crate) fn debts(&self, tenant: Option<u32>, after: Option<Subject>, limit: usize) -> Vec<Debt> {
+        let queue = self.lock();
+        let wanted = |debt: &&Debt| tenant.is_none_or(|tenant| tenant == debt.tenant);
+        queue.debts.after(after).filter(wanted).take(limit).cloned().collect()
+    }
+
+    /// How many debts one tenant has, or all have.
+    pub(crate) fn owed(&self, tenant: Option<u32>) -> Owed {
+        let queue = self.lock();
+        let of_tenant = queue.debts.iter().filter(|debt| tenant.is_none_or(|tenant| tenant == debt.tenant));
+        of_tenant.fold(Owed::default(), |owed, debt| Owed {
+            debts: owed.debts + 1,
+            bytes: owed.bytes.saturating_add(debt.bytes),
+        })
+    }
+
+    /// Whether this tree is on its way, or owed. A part of a tree that is being removed may be lifted out of it under a name
+    /// of its own, by its lease.
+    pub(crate) fn knows(&self, tree: TrashName) -> bool {
+        let queue = self.lock();
+        let subject = Subject::Trash(tree);
+        let of_lease = |subject: &Subject| matches!(subject, Subject::Trash(other) if other.lease == tree.lease);
+        queue.debts.get(&subject).is_some() || queue.waiting.contains(&subject) || queue.working.iter().any(of_lease)
+    }
+
+    /// Whether the directory of this lease is owed.
+    pub(crate) fn owes(&self, lease: LeaseId) -> bool {
+        let queue = self.lock();
+        [Subject::Lease(lease), Subject::Record(lease)].iter().any(|subject| queue.debts.get(subject).is_some())
+    }
+
+    /// What [`Self::retry`] would try.
+    pub(crate) fn would_try(&self, foreign: bool) -> Vec<Debt> {
+        self.lock().debts.iter().filter(|debt| !foreign || debt.is_foreign()).cloned().collect()
     }
 
     /// Trees that are ended and not yet freed, of one tenant or of all; debts do not count.
@@ -131,12 +206,12 @@ impl Reaper {
         queue.waiting.is_empty() && queue.working.is_empty()
     }
 
-    /// Tries all retryable debts now; `when_tried` gets the ids of what is left when the last try is over. Returns how many
-    /// are tried.
-    pub(crate) fn retry_all(&self, when_tried: WhenFreed) -> usize {
+    /// Tries all debts now, or with `foreign` those that wait for an admin's word, which this is; `when_tried` gets the ids
+    /// of what is left when the last try is over. Returns how many are tried.
+    pub(crate) fn retry(&self, foreign: bool, when_tried: WhenFreed) -> usize {
         let mut queue = self.lock();
-        let due = queue.debts.due(clock::now(), true);
-        let due: Vec<_> = due.into_iter().filter(|subject| !queue.is_under_way(subject)).collect();
+        let due = queue.debts.iter().filter(|debt| !foreign || debt.is_foreign()).map(|debt| debt.subject);
+        let due: Vec<_> = due.filter(|subject| !queue.is_under_way(subject)).collect();
         if due.is_empty() {
             drop(queue);
             when_tried(Vec::new());
@@ -156,22 +231,28 @@ impl Reaper {
                 }
             });
             queue.when_freed.entry(*subject).or_default().push(one_is_over);
-            queue.waiting.push_back(*subject);
+            queue.try_again(*subject);
+            if foreign {
+                queue.foreign.insert(*subject);
+            }
         }
         drop(queue);
         self.changed.notify_all();
         due.len()
     }
 
-    /// The next tree or debt to work on; waits until there is one. True: no other one is waiting.
-    fn next(&self) -> (Subject, bool) {
+    /// What to do next; waits until there is something.
+    fn next(&self) -> Task {
         let mut queue = self.lock();
         let mut linger = queue.waiting.is_empty();
         loop {
             let now = clock::now();
-            for subject in queue.debts.due(now, false) {
+            if let Some(book) = queue.book_to_write(now) {
+                return Task::Write(book);
+            }
+            for subject in queue.debts.due(now).collect::<Vec<_>>() {
                 if !queue.is_under_way(&subject) {
-                    queue.waiting.push_back(subject);
+                    queue.try_again(subject);
                 }
             }
             if linger && !queue.lingering && queue.is_calm() {
@@ -183,12 +264,16 @@ impl Reaper {
                 continue;
             }
             if let Some(subject) = queue.waiting.pop_front() {
+                queue.again.remove(&subject);
                 queue.working.insert(subject);
                 let alone = queue.waiting.is_empty() && queue.working.len() == 1;
-                return (subject, alone);
+                let foreign = queue.foreign.remove(&subject);
+                return Task::Try { subject, alone, foreign };
             }
             let overdue_is_under_way = Duration::from_secs(1);
-            let wait = queue.debts.next_try().map(|time| time.duration_since(now).max(overdue_is_under_way));
+            let retry = queue.debts.next_try().map(|time| time.duration_since(now).max(overdue_is_under_way));
+            let write = queue.is_book_behind().then(|| queue.book.next.duration_since(now));
+            let wait = retry.into_iter().chain(write).min();
             linger = true;
             queue = match wait {
                 None => self.changed.wait(queue).expect("a thread that panics ends the process"),
@@ -228,8 +313,28 @@ impl Queue {
         self.waiting.len() < MANY && !self.waiting.iter().any(|subject| self.when_freed.contains_key(subject))
     }
 
+    /// Of a debt: only those are asked for.
     fn is_under_way(&self, subject: &Subject) -> bool {
-        self.working.contains(subject) || self.waiting.contains(subject)
+        self.working.contains(subject) || self.again.contains(subject)
+    }
+
+    fn try_again(&mut self, subject: Subject) {
+        self.again.insert(subject);
+        self.waiting.push_back(subject);
+    }
+
+    fn is_book_behind(&self) -> bool {
+        !self.book.being_written && self.book.written != self.debts.changes
+    }
+
+    fn book_to_write(&mut self, now: BootTime) -> Option<DebtBook> {
+        if !self.is_book_behind() || self.book.next > now {
+            return None;
+        }
+        self.book.being_written = true;
+        self.book.written = self.debts.changes;
+        self.book.next = now + BOOK_EVERY;
+        Some(self.debts.to_book(&self.book.boot))
     }
 }
 
@@ -237,27 +342,49 @@ impl Broker {
     /// One reaper thread's life.
     pub(crate) fn reap(&self) -> ! {
         loop {
-            let (subject, alone) = self.reaper.next();
-            let owed = match subject {
-                // A second worker is of use only while no other tree waits for its thread.
-                Subject::Trash(tree) => self.free(tree, if alone { TWO_WORKERS } else { NonZeroUsize::MIN }),
-                Subject::Lease(lease) => {
-                    let owed = self.end_on_disk(lease, self.reaper.tenant_of(&subject)).err();
-                    owed.map(|debt| *debt).into_iter().collect()
+            match self.reaper.next() {
+                Task::Try { subject, alone, foreign } => self.try_once(subject, alone, foreign),
+                Task::Write(book) => {
+                    if let Err(error) = self.pool.write_debts(&book) {
+                        tracing::warn!(%error, "what is owed is not written down: the next broker tries it anew");
+                    }
+                    self.reaper.lock().book.being_written = false;
                 }
-                Subject::Record(_) => self.reaper.lock().debts.get(&subject).cloned().into_iter().collect(),
-            };
-            for debt in &owed {
-                tracing::warn!(path = %debt.path.display(), blocker = %debt.blocker, "not removed, will be tried again");
             }
-            self.note_debts(Some(subject), &owed);
-            self.reaper.done(subject, owed);
-            self.activity();
         }
     }
 
-    fn free(&self, tree: TrashName, workers: NonZeroUsize) -> Vec<Debt> {
-        let rights = if self.uid == 0 { Rights::TakeOver } else { Rights::Own };
+    fn try_once(&self, subject: Subject, alone: bool, foreign: bool) {
+        let owed = match subject {
+            // A second worker is of use only while no other tree waits for its thread.
+            Subject::Trash(tree) => self.free(tree, if alone { TWO_WORKERS } else { NonZeroUsize::MIN }, foreign),
+            Subject::Lease(lease) => {
+                let owed = self.end_on_disk(lease, self.reaper.dead(&subject)).err();
+                owed.map(|debt| *debt).into_iter().collect()
+            }
+            Subject::Record(lease) if self.is_settled(lease) => Vec::new(),
+            Subject::Record(_) => self.reaper.lock().debts.get(&subject).cloned().into_iter().collect(),
+        };
+        for debt in &owed {
+            tracing::warn!(path = %debt.path.display(), blocker = %debt.blocker, "not removed, will be tried again");
+        }
+        self.note_debts(Some(subject), &owed);
+        self.reaper.done(subject, owed);
+        self.activity();
+    }
+
+    /// Whether somebody has taken away the directory of which nothing was known. Its record goes then.
+    fn is_settled(&self, lease: LeaseId) -> bool {
+        let is_gone = matches!(self.pool.directory(lease), Ok(None));
+        is_gone && self.pool.drop_record(lease).is_ok()
+    }
+
+    fn free(&self, tree: TrashName, workers: NonZeroUsize, foreign: bool) -> Vec<Debt> {
+        let rights = match (self.uid, foreign) {
+            (0, false) => Rights::TakeOver,
+            (0, true) => Rights::TakeOverForeign,
+            _ => Rights::Own,
+        };
         let removal = scratch_fs::remove(self.pool.trash(), tree, rights, workers);
         tracing::debug!(tree = %tree, names = removal.names_removed, left = removal.left.len(), "reaped");
         if removal.left.is_empty() {

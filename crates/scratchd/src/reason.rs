@@ -50,6 +50,8 @@ pub(crate) enum RequestError {
     ProcessGone,
     #[error("pool {0:?} is not configured; leave it empty for the default")]
     PoolUnknown(String),
+    #[error("the pool at {} is not there any more, or only in part; an administrator must put it back", .0.display())]
+    PoolLost(PathBuf),
     #[error("{0} is not in this version")]
     Unimplemented(&'static str),
     #[error(
@@ -129,6 +131,7 @@ impl RequestError {
             Self::Holder(_) => (Code::InvalidArgument, "HOLDER_INVALID"),
             Self::ProcessGone => (Code::FailedPrecondition, "PROCESS_GONE"),
             Self::PoolUnknown(_) => (Code::NotFound, "POOL_UNKNOWN"),
+            Self::PoolLost(_) => (Code::Unavailable, "POOL_LOST"),
             Self::Unimplemented(_) => (Code::Unimplemented, "UNIMPLEMENTED"),
             Self::LimitsNotFirm => (Code::FailedPrecondition, "LIMITS_NOT_FIRM"),
             Self::Delegated(_) => (Code::PermissionDenied, "DELEGATED"),
@@ -172,7 +175,7 @@ impl RequestError {
                 };
                 refusal_limit(refusal).map(|limit| ("limit", limit)).into_iter().chain(left).collect()
             }
-            Self::AreaUnknown(path) => vec![("path", shortened(percent(path.as_os_str())))],
+            Self::AreaUnknown(path) | Self::PoolLost(path) => vec![("path", shortened(percent(path.as_os_str())))],
             Self::LimitUnread { limit }
             | Self::LimitConnections { limit }
             | Self::LimitCalls { limit }
@@ -208,6 +211,7 @@ fn refusal_code_and_reason(refusal: &Refusal) -> (tonic::Code, &'static str) {
     use tonic::Code;
     match refusal {
         Refusal::LeaseUnknown => (Code::NotFound, "LEASE_UNKNOWN"),
+        Refusal::LeaseLost => (Code::FailedPrecondition, "LEASE_LOST"),
         Refusal::LeaseEnding => (Code::FailedPrecondition, "LEASE_ENDING"),
         Refusal::LeaseKept => (Code::FailedPrecondition, "LEASE_KEPT"),
         Refusal::LimitKept { .. } | Refusal::KeepTooLong { .. } | Refusal::KeepTooMuch { .. } => {
@@ -246,6 +250,7 @@ fn refusal_limit(refusal: &Refusal) -> Option<String> {
         Refusal::LeaseUnknown
         | Refusal::LeaseEnding
         | Refusal::LeaseKept
+        | Refusal::LeaseLost
         | Refusal::HolderUnknown
         | Refusal::HolderKind(_)
         | Refusal::NoTtl

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use scratch_fs::{Boot, FsError, Record, RecordHolder, RecordHolderKind, Torn};
+use scratch_fs::{Boot, DebtBook, FsError, Place, Record, RecordHolder, RecordHolderKind, Torn};
 use scratch_lease::{
     BootTime, CgroupId, Found, FoundRecord, Grant, Holder, HolderKind, Keep, Known, LeaseId, LeaseState, Parting,
     ProcessId, Reason, RecordedHolder, Recovery, TenantId,
 };
 use scratch_proto::v1;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Dead};
 use crate::cgroup::{self, Cgroup, KnownCgroup, Mounts};
 use crate::clock;
 use crate::debt::{Debt, Subject};
@@ -24,6 +24,9 @@ use crate::translate;
 
 /// How long a start waits for searches: one that the system would not let finish goes on beside serving.
 const SEARCH_FOR_MAX: Duration = Duration::from_secs(2);
+
+/// What a debt is called whose directory is not the one that was made for its lease.
+const NOT_ITS_DIRECTORY: &str = "not the directory of its record";
 
 /// What was done with what was found.
 #[derive(Debug, Default)]
@@ -68,11 +71,13 @@ impl Broker {
         let same_boot = last.is_none_or(|last| last.id == boot.id);
         let records = self.pool.records()?;
         let directories: HashSet<_> = self.pool.lease_directories()?.into_iter().collect();
-        let mut recovered = Recovered::default();
-        for tree in self.pool.trash().entries()? {
-            self.reaper.push(tree, None);
-            recovered.trash += 1;
-        }
+        let trees = self.pool.trash().entries()?;
+        let mut recovered = Recovered { trash: trees.len(), ..Recovered::default() };
+        let book = self.pool.debts().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what was owed is tried anew");
+            DebtBook::default()
+        });
+        self.reaper.begin(trees, book, &boot.id);
         if let Err(error) = self.pool.empty_new() {
             tracing::warn!(%error, "what a crash left in new/ stays until the next start, ignoring");
         }
@@ -100,10 +105,8 @@ impl Broker {
                 self.adopt_ended(lease, record, LeaseState::Gone { until: BootTime(name.until) });
                 continue;
             }
-            let is_its_own = || {
-                let named = record.as_ref().map(|record| (record.device, record.inode));
-                self.pool.directory_identity(lease).ok() == named
-            };
+            let is_its_own =
+                || record.as_ref().is_some_and(|record| self.pool.is_in_place(lease, place_of(record)) == Ok(true));
             match (start.recovery.found(lease, state, is_there, is_its_own), record) {
                 (Found::Adopted, Some(record)) => {
                     self.adopt(lease, &record, &mut start);
@@ -112,7 +115,7 @@ impl Broker {
                 (Found::Kept(why), _) => self.keep_unknown(lease, why),
                 (_, record) => {
                     recovered.ended += usize::from(is_there && record.is_some());
-                    self.put_away(lease, record);
+                    self.put_away(lease, record, same_boot);
                 }
             }
         }
@@ -147,6 +150,7 @@ impl Broker {
             let mut state = self.lock();
             state.identities.insert(lease, Arc::new(identity));
             let times = (BootTime(record.created), now);
+            state.places.insert(lease, place_of(record));
             state.table.adopt(grant_of(lease, record, parent), holders, record.holder_next, times);
             state.table.set_keep(lease, keep_of(record), None);
             let adopted = state.table.lease(lease);
@@ -187,6 +191,7 @@ impl Broker {
         let identity = Identity { uid: record.uid, gid: record.gid, groups: record.groups.clone() };
         let mut state = self.lock();
         state.identities.insert(lease, Arc::new(identity));
+        state.places.insert(lease, place_of(record));
         state.table.adopt_ended(grant_of(lease, record, None), BootTime(record.created), ended);
         state.table.set_keep(lease, keep_of(record), None);
         if let (LeaseState::Gone { .. }, Some(adopted)) = (ended, state.table.lease(lease)) {
@@ -197,33 +202,47 @@ impl Broker {
 
     /// Out of sight; what can't be moved is owed, and its record says from now on that nobody holds it: the next start
     /// must not take it for one of this boot.
-    fn put_away(&self, lease: LeaseId, record: Option<Record>) {
-        let tenant = record.as_ref().map(|record| record.uid);
-        let Err(debt) = self.end_on_disk(lease, tenant) else { return };
+    fn put_away(&self, lease: LeaseId, record: Option<Record>, same_boot: bool) {
+        let tenant = record.as_ref().map_or_else(|| self.owner_of(lease), |record| record.uid);
+        let place = match &record {
+            None => Place::Unknown,
+            Some(record) if same_boot => place_of(record),
+            Some(record) => Place::OfAnotherBoot { inode: record.inode },
+        };
+        let Err(debt) = self.end_on_disk(lease, Some(Dead { tenant, place })) else { return };
         tracing::warn!(%lease, path = %debt.path.display(), blocker = %debt.blocker, "a dead lease can't be put away yet");
         self.owe(*debt);
-        if let Some(record) = record {
-            let unheld = Record { holders: Vec::new(), search_environment: false, grace: 0, ..record };
-            if let Err(error) = self.pool.write_record(lease, &unheld) {
-                tracing::warn!(%lease, %error, "its record still names holders, ignoring");
-            }
+        self.write_unheld(lease, record);
+    }
+
+    /// The next start must not take it for one that is held.
+    fn write_unheld(&self, lease: LeaseId, record: Option<Record>) {
+        let Some(record) = record else { return };
+        let unheld = Record { holders: Vec::new(), search_environment: false, grace: 0, ..record };
+        if let Err(error) = self.pool.write_record(lease, &unheld) {
+            tracing::warn!(%lease, %error, "its record still names holders, ignoring");
         }
+    }
+
+    /// An ended lease whose name stands for something else now, which is not ours to take away. Its record stays, and says
+    /// so to the next start.
+    pub(crate) fn keep_replaced(&self, lease: LeaseId, dead: Dead) {
+        tracing::error!(%lease, path = %self.pool.lease_path(lease).display(), "its name stands for something else, which is kept");
+        self.write_unheld(lease, self.pool.record(lease).ok().flatten().and_then(|(_, record)| record.ok()));
+        self.owe_unknown(lease, dead.tenant, NOT_ITS_DIRECTORY);
     }
 
     fn keep_unknown(&self, lease: LeaseId, why: &str) {
         tracing::warn!(%lease, "{why}: whether it is dead is unknown, so it is kept; see `scratch debt`");
-        let tenant = self.pool.directory_owner(lease).unwrap_or(self.uid);
-        self.owe(Debt {
-            subject: Subject::Record(lease),
-            lease: Some(lease),
-            tenant,
-            path: self.pool.lease_path(lease),
-            errno: None,
-            blocker: why.to_owned(),
-            tries: 0,
-            next_try: None,
-            bytes: 0,
-        });
+        self.owe_unknown(lease, self.owner_of(lease), why);
+    }
+
+    fn owe_unknown(&self, lease: LeaseId, tenant: u32, why: &str) {
+        self.owe(Debt::new(Subject::Record(lease), tenant, self.pool.lease_path(lease), why));
+    }
+
+    fn owner_of(&self, lease: LeaseId) -> u32 {
+        self.pool.directory(lease).ok().flatten().map_or(self.uid, |found| found.st_uid)
     }
 }
 
@@ -297,6 +316,11 @@ fn find(wanted: ProcessId, found: &mut HashMap<ProcessId, HeldProcess>) -> Known
             Known::Unknown
         }
     }
+}
+
+/// The directory that a record is about, in the boot that it is of.
+fn place_of(record: &Record) -> Place {
+    Place::This { device: record.device, inode: record.inode }
 }
 
 fn keep_of(record: &Record) -> Option<Keep> {

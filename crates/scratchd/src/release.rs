@@ -33,12 +33,12 @@ impl Broker {
     /// Releases an area, or a name in the lease's directory that the client made by itself.
     ///
     /// # Errors
-    /// LEASE_UNKNOWN, NAME_INVALID, or the file system's word.
+    /// LEASE_UNKNOWN, LEASE_LOST, NAME_INVALID, or the file system's word.
     pub(crate) fn release(&self, client: &mut Client, request: &v1::ReleaseRequest) -> Result<Released, RequestError> {
         let lease = client.lease(&request.lease)?;
         if let Some(number) = area_number(&request.area) {
             let mut state = self.lock();
-            state.table.live(lease, client.peer.caller)?;
+            state.table.in_place(lease, client.peer.caller)?;
             if state.table.remove_area(lease, &AreaKey::Number(number)).is_some() {
                 state.table.at(clock::now()).released(lease);
                 return Ok(Released::Gone);
@@ -46,7 +46,7 @@ impl Broker {
             // A client may have made a file of that name by itself.
         }
         let (parent, name) = split_area_path(&request.area)?;
-        let tenant = self.lock().table.live(lease, client.peer.caller)?.tenant().0;
+        let tenant = self.lock().table.in_place(lease, client.peer.caller)?.tenant().0;
         let released = self
             .take_away(client, (lease, tenant), parent.as_deref(), &name)
             .map_err(|error| self.or_ended(client, lease, error))?;

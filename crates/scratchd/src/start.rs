@@ -265,6 +265,8 @@ async fn idle(broker: &Arc<Broker>, time: Option<Duration>) {
 fn start_threads(broker: &Arc<Broker>) -> std::io::Result<()> {
     let watcher = Arc::clone(broker);
     std::thread::Builder::new().name("watch".to_owned()).spawn(move || watcher.watch_holders())?;
+    let tamper = Arc::clone(broker);
+    std::thread::Builder::new().name("tamper".to_owned()).spawn(move || tamper.watch_tampering())?;
     for number in 0..REAPERS {
         let reaper = Arc::clone(broker);
         std::thread::Builder::new().name(format!("reap-{number}")).spawn(move || reaper.reap())?;

@@ -89,6 +89,7 @@ impl Broker {
     /// A lease as List gives it; the tenant's name is looked up by the caller, where that may block.
     pub(crate) fn wire_lease(&self, lease: &Lease, left: Share) -> v1::Lease {
         let state = match lease.state() {
+            LeaseState::Live | LeaseState::Searching if lease.is_lost() => v1::LeaseState::Lost,
             LeaseState::Granting | LeaseState::Live | LeaseState::Searching => v1::LeaseState::Live,
             LeaseState::Ending => v1::LeaseState::Ending,
             LeaseState::Kept { .. } => v1::LeaseState::Kept,
@@ -200,7 +201,7 @@ fn record_holder(lease: LeaseId, cgroups: &KnownCgroups, holder: &scratch_lease:
     scratch_fs::RecordHolder { kind: Some(kind), id: holder.id }
 }
 
-/// A debt.
+/// A debt; who keeps it busy is looked up by the caller, where that may take its time.
 pub(crate) fn wire_debt(debt: &Debt) -> v1::Debt {
     v1::Debt {
         id: debt.subject.id(),
@@ -212,6 +213,9 @@ pub(crate) fn wire_debt(debt: &Debt) -> v1::Debt {
         tries: debt.tries,
         next_try: debt.next_try.map(timestamp),
         bytes: debt.bytes,
+        pids: Vec::new(),
+        detail: String::new(),
+        since: Some(std::time::UNIX_EPOCH.checked_add(debt.since).unwrap_or(std::time::UNIX_EPOCH).into()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use scratch_fs::{FsError, GoneName};
+use scratch_fs::{FsError, GoneName, Place};
 use scratch_lease::{BootTime, Caller, LeaseId, LeaseState, Refusal};
 use scratch_proto::v1;
 
@@ -14,9 +14,14 @@ use crate::translate::lease_id;
 impl Broker {
     /// Takes an ended lease out of sight, so that it can be brought back; its record stays. False: it is to be freed.
     pub(crate) fn put_aside(&self, id: LeaseId) -> bool {
-        let Some(until) = self.lock().table.undeletable(id, clock::now()) else { return false };
+        let (until, place) = {
+            let state = self.lock();
+            let until = state.table.undeletable(id, clock::now());
+            let Some(found) = until.zip(state.places.get(&id).copied()) else { return false };
+            found
+        };
         let name = name(id, until);
-        match self.pool.gone().take(self.pool.root(), name) {
+        match self.pool.gone().take(self.pool.root(), name, place) {
             Ok(true) => {}
             Ok(false) => return false,
             Err(error) => {
@@ -35,18 +40,16 @@ impl Broker {
         true
     }
 
-    /// Frees a lease that is out of sight; nothing of one that is not.
+    /// Frees a lease that is out of sight. False: it is not.
     ///
     /// # Errors
     /// When its directory can't be moved.
-    pub(crate) fn free_gone(&self, id: LeaseId, tenant: u32) -> Result<(), FsError> {
+    pub(crate) fn free_gone(&self, id: LeaseId, tenant: u32) -> Result<bool, FsError> {
         let state = self.lock().table.lease(id).map(scratch_lease::Lease::state);
-        if let Some(LeaseState::Gone { until }) = state
-            && let Some(tree) = self.pool.gone().discard(name(id, until), tenant, self.pool.trash())?
-        {
-            self.reaper.push(tree, None);
-        }
-        Ok(())
+        let Some(LeaseState::Gone { until }) = state else { return Ok(false) };
+        let tree = self.pool.gone().discard(name(id, until), tenant, self.pool.trash())?;
+        tree.into_iter().for_each(|tree| self.reaper.push(tree, None));
+        Ok(true)
     }
 
     /// Makes trash of what nobody can bring back.
@@ -85,7 +88,8 @@ impl Broker {
             tracing::info!(lease = %id, "brought back");
             return Ok(());
         };
-        if let Err(error) = self.pool.gone().take(self.pool.root(), name) {
+        let place = self.lock().places.get(&id).copied().unwrap_or(Place::Unknown);
+        if let Err(error) = self.pool.gone().take(self.pool.root(), name, place) {
             // Its record is the old one: the next start ends it, or finds it held.
             tracing::error!(lease = %id, %error, "a lease is half brought back");
         }

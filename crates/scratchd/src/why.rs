@@ -18,6 +18,7 @@ pub(crate) struct Held {
     holders: Vec<HolderKind>,
     count: usize,
     searching: bool,
+    lost: bool,
     /// Until when it waits for another holder, and how the last one went.
     waits: Option<(BootTime, Reason)>,
     children: usize,
@@ -30,6 +31,7 @@ impl Held {
             holders: lease.holders().iter().take(NAMED).map(|holder| holder.kind).collect(),
             count: lease.holders().len(),
             searching: lease.state() == LeaseState::Searching,
+            lost: lease.is_lost(),
             waits: lease.waits_until(),
             children: state.table.subtree(lease.id()).len() - 1,
             since: Some(timestamp(lease.created())),
@@ -50,7 +52,8 @@ impl Held {
             count if count > NAMED => held.push(format!("{} more", count - NAMED)),
             _ => {}
         }
-        let mut text = format!("held by {}", held.join(", "));
+        let lost = if self.lost { "lost, since somebody has taken its directory away; " } else { "" };
+        let mut text = format!("{lost}held by {}", held.join(", "));
         match self.children {
             0 => {}
             1 => text.push_str("; 1 lease below it"),

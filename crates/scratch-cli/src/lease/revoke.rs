@@ -6,6 +6,7 @@ use scratch_proto::v1::admin_client::AdminClient;
 use scratch_proto::v1::leases_client::LeasesClient;
 use tonic::transport::Channel;
 
+use crate::admin::all_debt;
 use crate::broker::{self, with_broker};
 use crate::failure::Failure;
 use crate::progress::show_while;
@@ -66,7 +67,7 @@ async fn revoke_and_wait(channel: Channel, lease: &str) -> Result<(), Failure> {
     if reply.freed {
         return Ok(());
     }
-    let debts = admin.list_debt(v1::ListDebtRequest {}).await?.into_inner().debts;
+    let debts = all_debt(&mut admin).await?;
     Err(Failure::Debt(named(&reply.debt, &debts)))
 }
 

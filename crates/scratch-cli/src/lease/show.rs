@@ -43,7 +43,7 @@ pub(super) fn show(args: ShowArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Every page; nothing of a lease that has ended.
+/// Every page; nothing of a lease that has ended or is lost.
 async fn areas(channel: Channel, lease: &str) -> Result<Vec<v1::Area>, Failure> {
     let mut client = AreasClient::new(channel).max_decoding_message_size(ls::MESSAGE_BYTES_MAX);
     let mut areas = Vec::new();
@@ -65,7 +65,7 @@ async fn areas(channel: Channel, lease: &str) -> Result<Vec<v1::Area>, Failure> 
 
 fn has_ended(status: &tonic::Status) -> bool {
     let reason = status.get_details_error_info().map(|info| info.reason);
-    matches!(reason.as_deref(), Some("LEASE_UNKNOWN" | "LEASE_ENDING"))
+    matches!(reason.as_deref(), Some("LEASE_UNKNOWN" | "LEASE_ENDING" | "LEASE_LOST"))
 }
 
 fn text(lease: &v1::Lease, areas: &[v1::Area], events: &[v1::WatchResponse]) -> std::io::Result<()> {

@@ -1,4 +1,5 @@
-//! Health as it is: a service is serving when it can do its work. Asked for, not reported.
+//! Health as it is: a service is serving when it can do its work: its pool is there and can be written. Asked for, not
+//! reported.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -58,20 +59,20 @@ impl Service {
             _ => return None,
         };
         let drains = grants && self.broker.is_draining();
-        let serves = !drains && self.pool.lock().await.is_writable(&self.broker).await;
+        let serves = !drains && self.pool.lock().await.serves(&self.broker).await;
         Some(if serves { ServingStatus::Serving } else { ServingStatus::NotServing })
     }
 }
 
 impl Pool {
-    async fn is_writable(&mut self, broker: &Arc<Broker>) -> bool {
+    async fn serves(&mut self, broker: &Arc<Broker>) -> bool {
         if let Some((_, writable)) = self.last.filter(|(time, _)| time.elapsed() < FRESH_FOR) {
             return writable;
         }
         let look = self.under_way.get_or_insert_with(|| {
             let broker = Arc::clone(broker);
             tokio::task::spawn_blocking(move || match broker.pool.check_writable() {
-                Ok(()) => true,
+                Ok(()) => broker.check_pool().is_empty(),
                 Err(error) => {
                     tracing::warn!(%error, "the pool can't be written");
                     false

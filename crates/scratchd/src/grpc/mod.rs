@@ -110,11 +110,6 @@ fn refused(error: RequestError) -> Status {
     error.to_status(None)
 }
 
-/// What a later version has.
-fn unimplemented<T>(what: &'static str) -> Result<Response<T>, Status> {
-    Err(refused(RequestError::Unimplemented(what)))
-}
-
 /// Looks at trees where that may block; few at once for each tenant.
 async fn blocking<T: Send + 'static>(shared: &Shared, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
     let place = shared.outgoing.slow().acquire_owned().await.map_err(|_| refused(RequestError::Stopping))?;

@@ -58,7 +58,7 @@ impl Broker {
             self.reaper.push(tree, None);
             recovered.trash += 1;
         }
-        if let Err(error) = self.pool.empty_new() {
+        if let Err(error) = self.pool.empty_new(|tree| self.reaper.push(tree, None)) {
             tracing::warn!(%error, "what a crash left in new/ stays until the next start, ignoring");
         }
         let everything_goes = !same_boot || self.settings.get().grace.is_zero();

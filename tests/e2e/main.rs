@@ -12,6 +12,7 @@ mod floods;
 mod grpc;
 mod health;
 mod holders;
+
 mod jobs;
 mod lease;
 mod misbehaviour;
@@ -24,6 +25,10 @@ mod removal;
 mod restart;
 mod rights;
 mod run;
+mod scale;
 mod sdk;
 mod session;
+mod storm;
+mod sweep;
+
 mod trees;

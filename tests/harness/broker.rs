@@ -31,6 +31,8 @@ pub struct Options {
     pub place: Option<Place>,
     /// A pool root elsewhere; it is not made.
     pub pool: Option<PathBuf>,
+    /// A program and its arguments that become the broker in the same process, such as `strace -D`.
+    pub under: Vec<String>,
 }
 
 /// Why a broker did not get ready.
@@ -116,6 +118,21 @@ impl Broker {
         self.restart();
     }
 
+    /// As `restart`, under another program; it may fail to get ready.
+    ///
+    /// # Errors
+    /// When it ends before its ready line.
+    ///
+    /// # Panics
+    /// When it is still running.
+    pub fn try_restart_under(&mut self, under: Vec<String>) -> Result<(), Refusal> {
+        assert!(self.child.is_none(), "kill it first");
+        self.options.under = under;
+        let started = self.spawn();
+        self.options.under = Vec::new();
+        started
+    }
+
     fn configuration(&self) -> Option<String> {
         let place = self.place.path().display().to_string();
         let smallest = |grace: &str| {
@@ -127,9 +144,14 @@ impl Broker {
     }
 
     fn spawn(&mut self) -> Result<(), Refusal> {
-        let mut command = match self.options.user {
-            Some(user) => as_user(user, &scratchd()),
-            None => Command::new(scratchd()),
+        let mut command = match (self.options.user, self.options.under.split_first()) {
+            (Some(user), _) => as_user(user, &scratchd()),
+            (None, None) => Command::new(scratchd()),
+            (None, Some((program, arguments))) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(scratchd());
+                command
+            }
         };
         if let Some(config) = self.configuration() {
             let path = self.config_file();

@@ -12,6 +12,7 @@ mod floods;
 mod grpc;
 mod health;
 mod holders;
+mod identity;
 
 mod jobs;
 mod lease;
@@ -30,5 +31,6 @@ mod sdk;
 mod session;
 mod storm;
 mod sweep;
+mod time;
 
 mod trees;

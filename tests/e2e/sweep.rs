@@ -2,11 +2,12 @@
 
 mod check;
 mod clients;
+mod faults;
 mod ledger;
 mod points;
 mod workload;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scratch_tests::{Random, contained, figures, installed, long_or_short, torture};
 
 use clients::Clients;
+use faults::Outcome;
 use points::Point;
 
 /// Points at once: each waits for its broker's grace most of the time.
@@ -45,6 +47,41 @@ fn killed_at_every_call() {
     });
 }
 
+#[test]
+fn failed_at_every_call() {
+    let test = "sweep::failed_at_every_call";
+    contained(test, || {
+        if !installed(test, "strace") {
+            return;
+        }
+        let mut random = Random::new(test);
+        raise_descriptor_limit();
+        let mut turn = usize::try_from(random.below(100)).expect("a small number");
+        let mut points = points_of(&mut random);
+        points.retain(|point| faults::error_of(point, 0).is_some());
+        let outcomes = at_once(
+            points
+                .into_iter()
+                .map(|point| {
+                    turn += 1;
+                    let error = faults::error_of(&point, turn).expect("only those were kept");
+                    (point, error)
+                })
+                .collect(),
+            |(point, error)| (point.clone(), *error, faults::fail_at(point, error)),
+        );
+        let mut counts: BTreeMap<Outcome, usize> = BTreeMap::new();
+        outcomes.iter().for_each(|(.., outcome)| *counts.entry(*outcome).or_default() += 1);
+        let ended = outcomes.iter().filter(|(.., outcome)| *outcome == Outcome::Ended);
+        let ended: BTreeSet<_> =
+            ended.map(|(point, error, _)| format!("{} {} {error}", point.role, point.call)).collect();
+        figures(
+            test,
+            &format!("{} faults: {counts:?}; no leak, no hang; the broker ended itself at {ended:?}", outcomes.len()),
+        );
+    });
+}
+
 /// All of a long run, some of a short one.
 fn points_of(random: &mut Random) -> VecDeque<Point> {
     let all = points::all(&points::count());
@@ -59,7 +96,7 @@ fn raise_descriptor_limit() {
 }
 
 /// Strikes at many points at once, each with a broker of its own.
-fn at_once<T: Send>(points: VecDeque<Point>, strike: impl Fn(&Point) -> T + Sync) -> Vec<T> {
+fn at_once<P: Send + std::fmt::Debug, T: Send>(points: VecDeque<P>, strike: impl Fn(&P) -> T + Sync) -> Vec<T> {
     let (queue, results) = (Mutex::new(points), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         let work = || {

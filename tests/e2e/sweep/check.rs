@@ -54,7 +54,7 @@ pub(crate) fn restarted(clients: &mut Clients, broker: &Broker, since: Instant) 
     clients.ledger.check(&clients.pool);
     nothing_new_in(&clients.near, clients);
     nothing_new_in(&clients.far, clients);
-    everything_ends(clients, broker, channel);
+    everything_ends(clients, broker, channel, Records::GoWithTheirLeases);
 }
 
 /// Who was held by the connection comes back on a new one.
@@ -149,8 +149,16 @@ fn nothing_new_in(directory: &Path, clients: &Clients) {
     }
 }
 
+/// How long the record of a lease may outlive it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Records {
+    GoWithTheirLeases,
+    /// One that could not be dropped is told in the log, and is nothing to the next start.
+    UntilTheNextStart,
+}
+
 /// All holders go, or are overruled; a lease that is open may be gone already.
-pub(crate) fn everything_ends(clients: &mut Clients, broker: &Broker, mut channel: Channel) {
+pub(crate) fn everything_ends(clients: &mut Clients, broker: &Broker, mut channel: Channel, records: Records) {
     clients.processes.clear();
     clients.held.clear();
     clients.second = None;
@@ -166,7 +174,10 @@ pub(crate) fn everything_ends(clients: &mut Clients, broker: &Broker, mut channe
     let reap = broker.scratch(&["reap"]).output().expect("the command line's program can be run");
     println!("scratch reap: {}", String::from_utf8_lossy(&reap.stdout).trim_end());
     comes(broker, "the pool is empty", || names_in(broker.pool_root()) == [".scratch"]);
-    for place in ["trash", "leases", "new"] {
+    for place in ["trash", "new", "leases"] {
+        if place == "leases" && records == Records::UntilTheNextStart {
+            continue;
+        }
         let place = broker.pool_root().join(".scratch").join(place);
         comes(broker, &format!("{} is empty", place.display()), || names_in(&place).is_empty());
     }

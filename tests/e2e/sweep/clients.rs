@@ -11,7 +11,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
 use scratch_proto::v1::{CreateRequest, GrantRequest};
-use scratch_tests::{Broker, Channel, DEADLINE, connect_grpc};
+use scratch_tests::{Broker, Channel, DEADLINE, Strace, connect_grpc};
 use tonic::Status;
 
 use super::ledger::{Fate, Ledger};
@@ -46,6 +46,8 @@ pub(crate) struct Clients {
     pub(crate) far: PathBuf,
     /// Refusals and lost connections are noted, and what they met is sent again. Else they fail the test.
     pub(crate) faults: Option<Vec<String>>,
+    /// What strikes; until somebody was told of it.
+    pub(crate) strace: Option<Strace>,
     /// Processes that hold leases by name of what they are for. Killed when dropped.
     pub(crate) processes: Vec<(&'static str, Process)>,
     pub(crate) process_leases: Vec<(&'static str, String)>,
@@ -94,6 +96,7 @@ impl Clients {
             near,
             far: far.to_owned(),
             faults: None,
+            strace: None,
             processes: Vec::new(),
             process_leases: Vec::new(),
             held: Vec::new(),
@@ -130,6 +133,7 @@ impl Clients {
                 }
                 Ok(answer) => return Ok(answer),
                 Err(error) => {
+                    assert!(error.kind() != io::ErrorKind::WouldBlock, "no answer: {op:?}");
                     if let Err(gone) = self.lost(&error.to_string()) {
                         self.unanswered(op, descriptors);
                         return Err(gone);
@@ -198,7 +202,11 @@ impl Clients {
 
     fn refused(&mut self, why: &str) {
         match &mut self.faults {
-            Some(faults) => faults.push(why.to_owned()),
+            Some(faults) => {
+                faults.push(why.to_owned());
+                // One fault a run: threads that are begun for each request would come there again and again.
+                self.strace = None;
+            }
             None => panic!("refused: {why}"),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, test_kill_process};
@@ -47,7 +47,7 @@ fn held_by(broker: &Broker, process: Pid) -> PathBuf {
 }
 
 /// All that was readable has been read, and what was decided on it is done.
-fn still_there(broker: &Broker, path: &PathBuf) {
+fn still_there(broker: &Broker, path: &Path) {
     let mut channel = Channel::connect(&broker.handle_socket());
     channel.ping();
     assert_eq!(broker.json(&["ls"]).as_array().expect("scratch ls prints an array").len(), 1);

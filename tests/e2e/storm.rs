@@ -45,7 +45,7 @@ fn storm(test: &str, how: Restart) {
         let mut broker = Broker::start(Options::default());
         symlink(broker.runtime_dir(), SYSTEM_DIRECTORY).expect("the containment's /run is our own");
         let (number, restarts) = (long_or_short(50, 10), long_or_short(100, 5));
-        let mut clients: Vec<Dialogue> = KINDS.iter().cycle().take(number).map(|kind| client(kind)).collect();
+        let mut clients: Vec<Dialogue> = KINDS.iter().cycle().take(number).map(client).collect();
         all_go_on(&mut clients);
         let mut longest = Duration::ZERO;
         for _ in 0..restarts {

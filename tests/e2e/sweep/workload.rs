@@ -23,7 +23,7 @@ use scratch_proto::v1::{
 };
 use scratch_tests::is_root;
 
-use super::clients::{Clients, Gone};
+use super::clients::{Clients, Gone, Unanswered};
 use super::ledger::Fate;
 
 type Step = (&'static str, fn(&mut Clients) -> Result<(), Gone>);
@@ -321,9 +321,12 @@ fn release(clients: &mut Clients) -> Result<(), Gone> {
 fn grpc(clients: &mut Clients) -> Result<(), Gone> {
     let nonce = clients.nonce();
     let request = GrantRequest { nonce, ..GrantRequest::default() };
-    let granted = clients.grpc(async |channel| {
-        LeasesClient::new(channel).grant(request.clone()).await.map(tonic::Response::into_inner)
-    })?;
+    let granted = clients.grpc(async |channel| LeasesClient::new(channel).grant(request.clone()).await);
+    let granted = granted.inspect_err(|Gone| {
+        // The same nonce on the other road names the same lease.
+        clients.unanswered = Some(Unanswered { op: Op::Grant(request), descriptors: Vec::new() });
+    });
+    let granted = granted?.into_inner();
     let lease = granted.id;
     clients.ledger.lease(&lease, Fate::Live);
     let labels = [("key".to_owned(), "value".to_owned())].into();

@@ -1,7 +1,7 @@
 //! A broker killed under load and started again: what lives is adopted, what died goes, "0s" ends everything.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::process::Command;
 use std::sync::mpsc::channel;
@@ -127,6 +127,21 @@ fn who_dies_without_a_broker_is_gone_with_the_next() {
 }
 
 #[test]
+fn what_a_crash_left_half_made_is_freed() {
+    contained("restart::what_a_crash_left_half_made_is_freed", || {
+        let mut broker = Broker::start(Options::default());
+        broker.kill();
+        // As in the middle of a grant: a directory that has no name yet, and a record that has none.
+        let [new, trash] = [".scratch/new", ".scratch/trash"].map(|place| broker.pool_root().join(place));
+        fs::create_dir_all(new.join("abcdefghijklmnop/inside")).expect("a place is writable");
+        fs::write(new.join("abcdefghijklmnop.record"), "half").expect("a place is writable");
+        broker.restart();
+        assert_eq!(names_in(&new), [""; 0]);
+        eventually(DEADLINE, "it is freed, not only put away", || names_in(&trash).is_empty());
+    });
+}
+
+#[test]
 fn an_orderly_stop_takes_nothing() {
     contained("restart::an_orderly_stop_takes_nothing", || {
         let mut broker = Broker::start(Options::default());
@@ -145,7 +160,7 @@ fn an_orderly_stop_takes_nothing() {
 fn on_a_small_disk() -> Broker {
     let place = Place::new();
     let pool = place.path().join("small");
-    std::fs::create_dir(&pool).expect("a place is writable");
+    fs::create_dir(&pool).expect("a place is writable");
     let mut mount = Command::new("mount");
     mount.args(["-n", "-t", "tmpfs", "-o", "size=1m,mode=711", "small"]).arg(&pool);
     assert!(mount.status().is_ok_and(|status| status.success()), "a containment has mounts of its own");
@@ -165,7 +180,7 @@ fn a_holder_comes_back_to_a_full_disk() {
         let mut channel = Channel::connect(&broker.handle_socket());
         let Reply::Grant(lease) = channel.ask(Op::Grant(request)) else { panic!("not granted") };
         let path = broker.pool_root().join(&lease.id);
-        std::fs::write(path.join("precious"), "content").expect("an area is writable");
+        fs::write(path.join("precious"), "content").expect("an area is writable");
         assert!(broker.terminate().success());
         broker.restart();
         let mut fill = File::create(path.join("fill")).expect("an area is writable");
@@ -177,7 +192,7 @@ fn a_holder_comes_back_to_a_full_disk() {
         assert!(matches!(reply, Reply::Attach(_)), "{reply:?}");
         channel.ping();
         channel.ping();
-        assert_eq!(std::fs::read_to_string(path.join("precious")).expect("what lives is never taken away"), "content");
+        assert_eq!(fs::read_to_string(path.join("precious")).expect("what lives is never taken away"), "content");
         // It is this connection that holds it.
         drop(channel);
         wait_gone(&path, DEADLINE);

@@ -34,6 +34,8 @@ pub struct Options {
     pub pool: Option<PathBuf>,
     /// Runs it as a service of a manager that keeps descriptors.
     pub service: bool,
+    /// A program and its arguments that become the broker in the same process, such as `strace -D`.
+    pub under: Vec<String>,
 }
 
 /// Why a broker did not get ready.
@@ -121,6 +123,21 @@ impl Broker {
         self.restart();
     }
 
+    /// As `restart`, under another program; it may fail to get ready.
+    ///
+    /// # Errors
+    /// When it ends before its ready line.
+    ///
+    /// # Panics
+    /// When it is still running.
+    pub fn try_restart_under(&mut self, under: Vec<String>) -> Result<(), Refusal> {
+        assert!(self.child.is_none(), "kill it first");
+        self.options.under = under;
+        let started = self.spawn();
+        self.options.under = Vec::new();
+        started
+    }
+
     fn configuration(&self) -> Option<String> {
         let place = self.place.path().display().to_string();
         let smallest = |grace: &str| {
@@ -132,10 +149,15 @@ impl Broker {
     }
 
     fn spawn(&mut self) -> Result<(), Refusal> {
-        let mut command = match (self.options.user, &self.store) {
-            (Some(user), _) => as_user(user, &scratchd()),
-            (None, Some(store)) => store.service(&scratchd()),
-            (None, None) => Command::new(scratchd()),
+        let mut command = match (self.options.user, &self.store, self.options.under.split_first()) {
+            (Some(user), _, _) => as_user(user, &scratchd()),
+            (None, Some(store), _) => store.service(&scratchd()),
+            (None, None, Some((program, arguments))) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(scratchd());
+                command
+            }
+            (None, None, None) => Command::new(scratchd()),
         };
         if let Some(config) = self.configuration() {
             let path = self.config_file();

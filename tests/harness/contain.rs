@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use rustix::process::{getgid, getuid};
 
-use crate::left_out::{PREFIX, append, left_out};
+use crate::left_out::{self, left_out};
 use crate::programs::{source_tree, target_directory};
+use crate::torture::{self, long_or_short};
 use crate::wait::exit_of;
 
 const CONTAINED: &str = "SCRATCH_CONTAINED";
@@ -20,6 +21,7 @@ const SCRIPT: &str = include_str!("contain.sh");
 const DONE: &str = "contained test done: ";
 /// Far beyond the longest test: a hang is to fail, not to hold up everything.
 const OUTER_DEADLINE: Duration = Duration::from_secs(600);
+const TORTURE_DEADLINE: Duration = Duration::from_secs(3600);
 
 /// Runs `body` contained. `test` is the test's own full path, as in `contained("removal::deep", || …)`.
 /// Where the machine allows no namespaces the test is left out.
@@ -129,15 +131,17 @@ fn run_inside(test: &str) {
         pipe.read_to_end(&mut said).expect("a pipe can be read");
         String::from_utf8_lossy(&said).into_owned()
     });
-    let status = exit_of(&mut child, OUTER_DEADLINE);
+    let deadline = long_or_short(TORTURE_DEADLINE, OUTER_DEADLINE);
+    let status = exit_of(&mut child, deadline);
     if status.is_none() {
         // unshare takes the namespace's init with it, and init everything else.
         child.kill().and_then(|()| child.wait()).expect("our own child can be killed");
     }
     let said = reader.join().expect("the reader does not panic");
     print!("{said}");
-    said.lines().filter_map(|line| line.strip_prefix(PREFIX)).for_each(append);
-    let Some(status) = status else { panic!("{test} was not done after {OUTER_DEADLINE:?}") };
+    said.lines().filter_map(|line| line.strip_prefix(left_out::PREFIX)).for_each(left_out::append);
+    said.lines().filter_map(|line| line.strip_prefix(torture::PREFIX)).for_each(torture::append);
+    let Some(status) = status else { panic!("{test} was not done after {deadline:?}") };
     assert!(status.success(), "{test} failed in its containment: {status}");
     assert!(said.lines().any(|line| line == format!("{DONE}{test}")), "no test of this binary is called {test}");
 }

@@ -14,6 +14,8 @@ mod place;
 mod programs;
 mod random;
 mod snapshot;
+mod strace;
+mod torture;
 mod wait;
 
 pub use broker::{Broker, Options, Refusal};
@@ -29,4 +31,6 @@ pub use place::{Filesystem, Place};
 pub use programs::{as_user, descriptors_file, installed, python, scratch, scratchd, shell, source_tree};
 pub use random::Random;
 pub use snapshot::{names_in, snapshot};
+pub use strace::{Counts, Strace, counted, threads};
+pub use torture::{figures, long_or_short, torture};
 pub use wait::{DEADLINE, eventually, exit_of, wait_gone};

@@ -6,6 +6,7 @@ mod lint;
 mod step;
 mod test;
 mod tidy;
+mod torture;
 mod venv;
 
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ cargo xtask COMMAND
   lint                        formatting, clippy and docs, warnings denied
   tidy                        the rules of the house that no compiler checks
   ci                          lint, tidy, test: what must pass before a change goes in
+  torture [NAME…]             the long proofs, with figures; --help names them
   bench [--json FILE] [CASE…] the benchmarks of docs/performance.md, release build
 ";
 
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Some("lint") => lint::run(),
         Some("tidy") => tidy::run(),
         Some("ci") => ci::run(),
+        Some("torture") => torture::run(&rest),
         Some("bench") => bench::run(&rest),
         None | Some("help" | "--help" | "-h") => {
             print!("{HELP}");

@@ -21,6 +21,10 @@ use crate::tenure::Tenure;
 use crate::wait::Wait;
 use crate::{ClientError, ConnectOptions, CreateMode};
 
+/// A broker that is killed loses its connections before its listener: who connects in between is lost to the same process
+/// again, within a few tries at most.
+const DYING_TRIES: usize = 1000;
+
 /// What all clones of a client share, and all guards.
 pub(crate) struct Broker<W: Wait> {
     pub(crate) options: ConnectOptions,
@@ -93,8 +97,21 @@ impl<W: Wait> Broker<W> {
         if first.is_sent {
             mark_sent_before(&mut request);
         }
-        let (result, second) = self.call_once(&mut request, descriptors, undo).await;
-        (result, Course { resent: first.is_sent, ..second })
+        let (lost, mut is_sent) = (self.state().peer.0, first.is_sent);
+        let mut tries = DYING_TRIES;
+        loop {
+            let (result, next) = self.call_once(&mut request, descriptors, undo).await;
+            tries -= 1;
+            let is_lost = matches!(&result, Err(error @ ClientError::Io { .. }) if error.is_disconnect());
+            if !is_lost || self.state().peer.0 != lost || tries == 0 {
+                return (result, Course { resent: is_sent, ..next });
+            }
+            if next.is_sent && !is_sent {
+                mark_sent_before(&mut request);
+                is_sent = true;
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// Says something whose answer nobody waits for: now if that goes without waiting, else as soon as it does.

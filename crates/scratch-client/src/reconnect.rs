@@ -74,7 +74,9 @@ impl<W: Wait> Maker<'_, W> {
         let connected = connected?;
         let peer = (connected.process, connected.directory.clone());
         let (owed, held) = {
-            let state = self.broker.state();
+            let mut state = self.broker.state();
+            // Also if it is lost again before it is of use: whose it was decides whether to try once more.
+            state.peer = peer;
             (Arc::clone(&state.owed), state.held.clone())
         };
         let link = Arc::new(Link::new(connected, owed)?);
@@ -84,7 +86,6 @@ impl<W: Wait> Maker<'_, W> {
             link.send(&mut request, &[], Undo::nothing).await?.answer().await?;
         }
         let mut state = self.broker.state();
-        state.peer = peer;
         state.link = Some(Arc::clone(&link));
         Ok(link)
     }

@@ -20,7 +20,7 @@ use crate::gone::Gone;
 use crate::marker::{FORMAT, Marker, MarkerError};
 use crate::record::{Record, Torn};
 use crate::root::{RootRefusal, open_root};
-use crate::trash::Trash;
+use crate::trash::{Trash, TrashName};
 use crate::unused::is_unused;
 
 /// One storage root with one owner: this process, for as long as the value lives.
@@ -236,22 +236,23 @@ impl Pool {
         written.map(drop).map_err(FsError::on("write to", &self.path.join(".scratch/new")))
     }
 
-    /// Moves what a crash left in new/ into trash, as the broker's own.
+    /// Moves what a crash left in new/ into trash, as the broker's own, and hands over each tree, to be freed.
     ///
     /// # Errors
     /// The first one; the rest is still moved.
-    pub fn empty_new(&self) -> Result<(), FsError> {
+    pub fn empty_new(&self, mut taken: impl FnMut(TrashName)) -> Result<(), FsError> {
         let shown = self.path.join(".scratch/new");
         let mut first = Ok(());
         for name in names(self.new.as_fd(), &shown)? {
             let lease = LeaseId::from_bytes(&name.to_bytes()[..name.to_bytes().len().min(LeaseId::LEN)]);
             let lease = lease.unwrap_or_else(|_| LeaseId::from_bits([0; 10]));
             let owner = rustix::fs::statat(&self.new, &name, AtFlags::SYMLINK_NOFOLLOW).map(|found| found.st_uid);
-            let taken = owner
+            let moved = owner
                 .map_err(FsError::on("look at rubbish in", &shown))
                 .and_then(|owner| self.trash.take(self.new.as_fd(), &name, owner, lease));
-            if let Err(error) = taken {
-                first = first.and(Err(error));
+            match moved {
+                Ok(tree) => taken(tree),
+                Err(error) => first = first.and(Err(error)),
             }
         }
         first

@@ -23,7 +23,7 @@ impl HeldProcess {
     /// BADF for a descriptor of another kind, SRCH when the process is gone.
     pub(crate) fn of_pidfd(pidfd: OwnedFd) -> Result<Self, Errno> {
         let pid = pid_of(&pidfd)?;
-        let id = ProcessId { pid, start_time: start_time(pid)?, pidfd_inode: pidfd_inode(pidfd.as_fd()) };
+        let id = ProcessId { pid, start_time: start_time(pid)?, pidfd_inode: pidfd_inode(pidfd.as_fd())? };
         // Alive after the reading: so what was read was this process's.
         if is_alive(&pidfd)? { Ok(Self { id, pidfd }) } else { Err(Errno::SRCH) }
     }
@@ -98,13 +98,14 @@ pub(crate) fn users(pid: i32) -> Result<[u32; 4], Errno> {
     Ok([next()?, next()?, next()?, next()?])
 }
 
-/// The inode of a pidfd where pidfs gives it one of its own (Linux 6.9): unique for a process in one boot. Else 0.
-fn pidfd_inode(pidfd: BorrowedFd<'_>) -> u64 {
+/// The inode of a pidfd where pidfs gives it one of its own (Linux 6.9): unique for a process in one boot. Else 0. An error is
+/// none of both: taken for 0 it would make the same process another one after a restart.
+fn pidfd_inode(pidfd: BorrowedFd<'_>) -> Result<u64, Errno> {
     const PIDFS_MAGIC: i64 = 0x5049_4446;
-    match (rustix::fs::fstatfs(pidfd), rustix::fs::fstat(pidfd)) {
-        (Ok(kind), Ok(found)) if kind.f_type == PIDFS_MAGIC => found.st_ino,
-        _ => 0,
+    if rustix::fs::fstatfs(pidfd)?.f_type != PIDFS_MAGIC {
+        return Ok(0);
     }
+    Ok(rustix::fs::fstat(pidfd)?.st_ino)
 }
 
 /// How often a search is begun anew because a program was being replaced, and how long to wait before.

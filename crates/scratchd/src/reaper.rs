@@ -106,15 +106,17 @@ impl Reaper {
         }
     }
 
-    /// Waits for the trees of a lease that are on their way.
+    /// Waits for the trees of a lease that are on their way; what has become debt by now is told as such.
     pub(crate) fn when_lease_is_freed(&self, lease: LeaseId, when_freed: WhenFreed) {
         let mut queue = self.lock();
         let of_lease = |subject: &&Subject| matches!(subject, Subject::Trash(tree) if tree.lease == lease);
         match queue.working.iter().chain(&queue.waiting).filter(of_lease).max().copied() {
             Some(subject) => queue.when_freed.entry(subject).or_default().push(when_freed),
             None => {
+                let owed = queue.debts.iter().filter(|debt| debt.lease == Some(lease));
+                let owed = owed.map(|debt| debt.subject.id()).collect();
                 drop(queue);
-                when_freed(Vec::new());
+                when_freed(owed);
             }
         }
     }

@@ -78,7 +78,7 @@ impl Broker {
             DebtBook::default()
         });
         self.reaper.begin(trees, book, &boot.id);
-        if let Err(error) = self.pool.empty_new() {
+        if let Err(error) = self.pool.empty_new(|tree| self.reaper.push(tree, None)) {
             tracing::warn!(%error, "what a crash left in new/ stays until the next start, ignoring");
         }
         let recorded: HashSet<_> = records.iter().map(|(lease, _)| *lease).collect();

@@ -1,0 +1,60 @@
+//! `cargo xtask torture`: the long forms of the proofs that the suite runs short, and what they have seen.
+
+use std::fs;
+use std::io::ErrorKind;
+
+use crate::step::{Outcome, cargo, step, target_directory};
+
+/// A name, the tests that it stands for, and what they prove.
+type Proof = (&'static str, &'static str, &'static str);
+
+const PROOFS: &[Proof] = &[
+    ("kill-sweep", "sweep::killed", "killed at every call of a workload, by thread role: no leak, no loss"),
+    (
+        "fault-sweep",
+        "sweep::failed",
+        "every call of a workload failed by the kernel, in turn: an error, and on it goes",
+    ),
+    ("storm", "storm::", "100 restarts under 50 clients that know every byte"),
+    ("scale", "scale::", "10 000 leases ending at once, 100 000 living across restarts"),
+    ("time", "time::", "stopped processes, clocks set, suspend"),
+    ("identity", "identity::", "reused process numbers, exec, fork, threads"),
+];
+
+pub(crate) fn help() -> String {
+    let lines = PROOFS.iter().map(|(name, _, what)| format!("  {name:<14} {what}\n"));
+    format!("cargo xtask torture [NAME…]: all of these, or those that are named\n\n{}", lines.collect::<String>())
+}
+
+pub(crate) fn run(arguments: &[String]) -> Outcome {
+    if arguments.iter().any(|word| word == "--help" || word == "-h") {
+        print!("{}", help());
+        return Ok(());
+    }
+    let known = |word: &&String| PROOFS.iter().any(|(name, ..)| name == word);
+    if let Some(unknown) = arguments.iter().find(|word| !known(word)) {
+        return Err(format!("no proof {unknown:?}\n\n{}", help()));
+    }
+    step(&mut cargo(&["build", "--workspace", "--bins"]))?;
+    let figures = target_directory()?.join("figures.txt");
+    match fs::remove_file(&figures) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(format!("{}: {error}", figures.display())),
+        _ => {}
+    }
+    let mut failed = Vec::new();
+    for (name, filter, _) in PROOFS {
+        if !arguments.is_empty() && !arguments.iter().any(|word| word == name) {
+            continue;
+        }
+        let mut tests = cargo(&["test", "--package", "scratch-tests", "--test", "e2e", "--"]);
+        // One at a time: each has the machine to itself.
+        tests.args([filter, "--test-threads=1"]).env("SCRATCH_TORTURE", "1");
+        if let Err(why) = step(&mut tests) {
+            println!("{name}: {why}");
+            failed.push(*name);
+        }
+    }
+    println!("\nfigures:");
+    fs::read_to_string(&figures).unwrap_or_default().lines().for_each(|line| println!("  {line}"));
+    if failed.is_empty() { Ok(()) } else { Err(format!("torture: failed: {}", failed.join(", "))) }
+}

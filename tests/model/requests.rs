@@ -276,7 +276,7 @@ impl Broker {
 
     fn rewritten(&mut self, world: &mut World, id: LeaseId, then: Then) -> Step<Option<Job>> {
         let is_gone = self.table.lease(id).is_none();
-        if is_gone && !world.is(Wrong::NoRecordCheckedAfterEnd) && world.disk.look(RECORDS, id.as_str()).is_some() {
+        if is_gone && world.disk.look(RECORDS, id.as_str()).is_some() {
             self.drop_record(world, id)?;
         }
         let named = world.disk.look(RECORDS, id.as_str()).is_some();

@@ -28,12 +28,11 @@ pub(crate) enum Wrong {
     DebtForgotten,
     OwedKeepsHolders,
     NonceForgotten,
-    NoRecordCheckedAfterEnd,
     NewIsKept,
 }
 
 impl Wrong {
-    pub(crate) const ALL: [Wrong; 19] = [
+    pub(crate) const ALL: [Wrong; 18] = [
         Wrong::ParentsEndFirst,
         Wrong::NoRearm,
         Wrong::NothingReadBeforeExpiry,
@@ -51,7 +50,6 @@ impl Wrong {
         Wrong::DebtForgotten,
         Wrong::OwedKeepsHolders,
         Wrong::NonceForgotten,
-        Wrong::NoRecordCheckedAfterEnd,
         Wrong::NewIsKept,
     ];
 }

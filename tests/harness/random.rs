@@ -26,6 +26,13 @@ impl Random {
         Random(seed | 1)
     }
 
+    /// From a seed of the caller's: seeds in a row have nothing in common.
+    #[must_use]
+    pub fn of(seed: u64) -> Random {
+        let mixed = (seed ^ (seed >> 30)).wrapping_add(0x9E37_79B9_7F4A_7C15).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        Random((mixed ^ (mixed >> 31)) | 1)
+    }
+
     /// A number below `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;

@@ -41,7 +41,14 @@ fn shown(broker: &Broker, area: &Path) -> Value {
 fn why(broker: &Broker, area: &Path) -> String {
     let lease = shown(broker, area);
     assert_eq!((&lease["state"], &lease["reason"]["code"]), (&"ended".into(), &"HOLDERS_GONE".into()), "{lease}");
-    lease["reason"]["text"].as_str().expect("a reason has a text").to_owned()
+    why_alone(lease["reason"]["text"].as_str().expect("a reason has a text"))
+}
+
+/// Without what has become of its directory since.
+pub(crate) fn why_alone(text: &str) -> String {
+    let remains = ["; it is freed", "; it is out of sight and waits to be freed", "; it is about to go out of sight"];
+    let why = remains.iter().find_map(|remains| text.strip_suffix(remains));
+    why.unwrap_or_else(|| panic!("{text:?} does not say what is left")).to_owned()
 }
 
 /// A process that ends when it is dropped or told to, and is waited for.

@@ -20,12 +20,18 @@ pub(crate) fn print(debts: &[v1::Debt], output: Output) -> Result<(), Failure> {
         Output::Text if debts.is_empty() => println!("no debt: everything that has ended is gone"),
         Output::Text => {
             table(debts).print()?;
-            for debt in debts.iter().filter(|debt| !debt.pids.is_empty() || !debt.detail.is_empty()) {
+            for debt in debts.iter().filter(|debt| has_more(debt)) {
                 println!("{}", in_the_way(debt));
             }
         }
     }
     Ok(())
+}
+
+/// Whether more is known than that something is mounted on the path itself.
+pub(crate) fn has_more(debt: &v1::Debt) -> bool {
+    let elsewhere = !debt.detail.is_empty() && !debt.detail.contains(&*String::from_utf8_lossy(&debt.path));
+    elsewhere || !debt.pids.is_empty()
 }
 
 /// What is mounted there, and which processes have something open below.

@@ -6,6 +6,7 @@ use base64::Engine;
 use scratch_proto::v1;
 use serde_json::{Map, Value, json};
 
+use crate::debt::has_more;
 use crate::line;
 
 /// Writes a value as one line.
@@ -100,12 +101,13 @@ pub(crate) fn debt(debt: &v1::Debt) -> Value {
         "tries": debt.tries,
         "next_try": time(debt.next_try),
         "bytes": debt.bytes,
-        "id": debt.id,
-        "since": time(debt.since),
-        "pids": debt.pids,
-        "detail": if debt.detail.is_empty() { Value::Null } else { json!(debt.detail) },
     });
     insert_path(&mut value, &debt.path);
+    // Beside what is promised, where there is more to say.
+    if has_more(debt) {
+        value["pids"] = json!(debt.pids);
+        value["detail"] = json!(debt.detail);
+    }
     value
 }
 

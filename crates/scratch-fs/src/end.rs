@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, RenameFlags, Stat, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use scratch_lease::LeaseId;
 
@@ -60,7 +60,7 @@ impl Pool {
         let name = name_of(lease);
         match self.directory(lease)? {
             None => return Ok(Ended::Gone),
-            Some(found) if !place.is(&found) => return Ok(Ended::Replaced),
+            Some(found) if !place.is(&found) && !self.is_covered(lease)? => return Ok(Ended::Replaced),
             Some(_) => {}
         }
         let tree = match self.trash.take(self.root.as_fd(), &name, tenant, lease) {
@@ -69,21 +69,35 @@ impl Pool {
             Err(error) if error.errno == Errno::NOENT && self.directory(lease)?.is_none() => return Ok(Ended::Gone),
             Err(error) => return Err(FsError { path: self.lease_path(lease), ..error }),
         };
-        let moved = rustix::fs::statat(self.trash.directory(), tree.to_cstring(), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(FsError::on("look at what was renamed into", self.trash.shown()))?;
-        if place.is(&moved) {
+        let moved = rustix::fs::statat(self.trash.directory(), tree.to_cstring(), AtFlags::SYMLINK_NOFOLLOW);
+        if moved.is_ok_and(|moved| place.is(&moved)) {
             return Ok(Ended::Trashed(tree));
         }
         self.put_back(lease, tree)?;
+        // Where it can't be told whose it is, it is tried again later.
+        moved.map_err(FsError::on("look at what was renamed into", self.trash.shown()))?;
         Ok(Ended::Replaced)
     }
 
-    /// Whether a lease's name stands for its directory.
+    /// Whether something is mounted on what has a lease's name: what lies below can't be seen, and is unknown.
+    fn is_covered(&self, lease: LeaseId) -> Result<bool, FsError> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        match rustix::fs::statx(&self.root, name_of(lease), flags, StatxFlags::TYPE) {
+            Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(FsError::new("look at lease", self.lease_path(lease), errno)),
+        }
+    }
+
+    /// Whether a lease's name stands for its directory, as far as can be told: something may be mounted on it.
     ///
     /// # Errors
-    /// Of fstatat(2), but for ENOENT.
+    /// Of fstatat(2) and statx(2), but for ENOENT.
     pub fn is_in_place(&self, lease: LeaseId, place: Place) -> Result<bool, FsError> {
-        Ok(self.directory(lease)?.is_some_and(|found| place.is(&found)))
+        match self.directory(lease)? {
+            Some(found) => Ok(place.is(&found) || self.is_covered(lease)?),
+            None => Ok(false),
+        }
     }
 
     /// What has a lease's name; None where there is nothing.

@@ -90,9 +90,11 @@ impl Gone {
             errno => Err(errno),
         });
         match renamed {
-            Ok(()) if place.is(&self.look(name)?) => Ok(true),
-            // It took the lease's name in this instant.
-            Ok(()) => self.give_back(name, root).map(|()| false),
+            Ok(()) => match self.look(name) {
+                Ok(moved) if place.is(&moved) => Ok(true),
+                // It took the lease's name in this instant; or whose it is can't be told.
+                _ => self.give_back(name, root).map(|()| false),
+            },
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(FsError::new("take out of sight", self.shown.join(name.to_string()), errno)),
         }

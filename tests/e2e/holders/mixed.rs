@@ -10,6 +10,8 @@ use scratch_tests::{
 };
 use serde_json::Value;
 
+use crate::cgroup::why_alone;
+
 const TENANT: u32 = 1234;
 const NOT_PERMITTED: i32 = 77;
 
@@ -27,7 +29,8 @@ fn show(broker: &Broker, lease: &str) -> Value {
 fn reason(broker: &Broker, lease: &str) -> (String, String) {
     let reason = show(broker, lease)["reason"].clone();
     let text = |key: &str| reason[key].as_str().expect("a reason has a code and a text").to_owned();
-    (text("code"), text("text"))
+    let ended = ["HOLDERS_GONE", "REVOKED", "LIFETIME_MAX"].contains(&&*text("code"));
+    (text("code"), if ended { why_alone(&text("text")) } else { text("text") })
 }
 
 fn kinds(broker: &Broker, lease: &str) -> Vec<String> {

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
-use scratch_client::{AreaOptions, Client, ConnectOptions, CreateMode, GrantOptions, Holder, Lease};
+use scratch_client::{AreaOptions, Client, ConnectOptions, CreateMode, GrantOptions, Holder, Lease, Limits};
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
 use scratch_proto::v1::holder_spec::Kind;
@@ -93,6 +93,32 @@ fn ten_in_a_row_disturb_nobody() {
         drop(channel);
         wait_gone(&broker.pool_root().join(by_connection), DEADLINE);
     });
+}
+
+#[test]
+fn delegated_channels_go_on_and_stay_confined() {
+    contained("upgrade::delegated_channels_go_on_and_stay_confined", || {
+        let mut broker = Broker::start(service());
+        let (worker, lease) = client(&broker);
+        let sandbox = Client::delegated(lease.delegate(Limits { bytes: 0, inodes: 3 }).expect("it lives"));
+        let sandbox = sandbox.expect("it is a channel");
+        let options = AreaOptions::default();
+        let first = sandbox.file(&options).expect("there is room for it");
+        assert_eq!(leases(&broker), 2);
+        broker.terminate();
+        broker.restart();
+        let second = sandbox.file(&options).expect("the channel is the same");
+        assert!(sandbox.revoke(lease.id()).expect_err("above its own").is_refusal("LEASE_UNKNOWN"));
+        let ttl = Holder::Ttl(Duration::from_secs(60));
+        assert!(sandbox.attach(lease.id(), &ttl).expect_err("not its to ask").is_refusal("DELEGATED"));
+        drop((first, second, sandbox));
+        eventually(DEADLINE, "its lease has ended with it", || leases(&broker) == 1);
+        worker.ping().expect("the worker's goes on, too");
+    });
+}
+
+fn leases(broker: &Broker) -> usize {
+    broker.json(&["ls"]).as_array().expect("scratch ls prints an array").len()
 }
 
 #[test]

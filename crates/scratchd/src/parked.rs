@@ -61,6 +61,9 @@ struct ParkedConnection {
     /// The lease that a delegated connection is confined to; empty: it is not confined.
     #[prost(string, tag = "5")]
     delegated_lease: String,
+    /// How many times it was delegated on.
+    #[prost(uint32, tag = "6")]
+    delegations: u32,
 }
 
 /// A holder of a lease.
@@ -95,6 +98,8 @@ pub(crate) struct Resumed {
     pub(crate) own_lease: Option<LeaseId>,
     pub(crate) untold: bool,
     pub(crate) unread: usize,
+    /// Of a delegated one: the lease that it is confined to, and how many times it was delegated on.
+    pub(crate) confined: Option<(LeaseId, u8)>,
 }
 
 /// Hands connections, passed sockets and these listeners to the service manager, which hands them to the next broker.
@@ -151,7 +156,14 @@ impl Broker {
             untold: connection.client.untold.is_some(),
             unread: u32::try_from(connection.client.outgoing.unread()).unwrap_or(u32::MAX),
             holds: holds.remove(&connection.client.id).unwrap_or_default(),
-            delegated_lease: String::new(),
+            delegated_lease: connection
+                .client
+                .peer
+                .caller
+                .confined_to
+                .map(|lease| lease.to_string())
+                .unwrap_or_default(),
+            delegations: connection.client.delegations.into(),
         };
         Contents {
             pool: self.pool.uuid().to_owned(),
@@ -195,10 +207,11 @@ impl Broker {
     }
 
     fn unpark_connection(&self, parked: ParkedConnection, socket: OwnedFd, survived: &mut Survived) -> Option<Resumed> {
-        // One that was not accepted is delegated: its peer, by the kernel's word, would be the broker itself.
-        if !parked.delegated_lease.is_empty() || !was_accepted(&socket) {
-            return None;
-        }
+        // One that was not accepted is delegated, or nobody's: its peer, by the kernel's word, would be the broker itself.
+        let confined = match parked.delegated_lease.as_str() {
+            "" if was_accepted(&socket) => None,
+            lease => Some((lease.parse().ok()?, u8::try_from(parked.delegations).ok()?)),
+        };
         let id = self.new_connection();
         survived.connections.extend(parked.holds.iter().filter_map(key).map(|key| (key, id)));
         self.lock().open.insert(id);
@@ -208,6 +221,7 @@ impl Broker {
             own_lease: parked.own_lease.parse().ok(),
             untold: parked.untold,
             unread: parked.unread as usize,
+            confined,
         })
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::CpuSet;
+use scratch_lease::{Caller, LeaseId};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
@@ -152,19 +153,32 @@ impl Channels {
 }
 
 impl Broker {
-    /// The client of a connection of the broker before, looked at anew: the kernel still names its peer.
+    /// The client of a connection of the broker before, looked at anew: the kernel still names its peer; that of a delegated
+    /// one is whose lease it is confined to, if that lives.
     fn resume(&self, one: Resumed) -> Option<Client> {
         let settings = self.settings.get();
-        let peer = Peer::of(one.socket.as_fd(), settings.admin_group).ok()?;
+        let peer = match one.confined {
+            None => Peer::of(one.socket.as_fd(), settings.admin_group).ok()?,
+            Some((lease, _)) => self.confined_peer(lease)?,
+        };
         let seat = self.loads.join(peer.identity.uid, settings.limits.connections)?;
         let mut client = Client::new(one.socket, peer, (one.id, Road::Channel), seat);
         client.outgoing.sent(one.unread);
+        client.delegations = one.confined.map_or(0, |(_, delegations)| delegations);
         let state = self.lock();
         let own = one.own_lease.and_then(|lease| state.table.lease(lease));
         client.own_lease = own.map(scratch_lease::Lease::id);
         client.untold = own.filter(|_| one.untold).map(|own| self.wire_grant(own, state.table.generation(), ""));
         drop(state);
         Some(client)
+    }
+
+    fn confined_peer(&self, lease: LeaseId) -> Option<Peer> {
+        let state = self.lock();
+        let tenant = state.table.lease(lease)?.tenant();
+        let identity = state.identities.get(&lease)?;
+        let caller = Caller { confined_to: Some(lease), ..Caller::of(tenant) };
+        Some(Peer::delegated(caller, Arc::clone(identity)))
     }
 }
 

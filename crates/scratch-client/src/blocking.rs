@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -44,6 +45,10 @@ impl Wait for Blocking {
 
     async fn send(socket: &OwnedFd, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         send_packet(socket.as_fd(), packet, descriptors, SendFlags::empty())
+    }
+
+    async fn pause(time: Duration) {
+        thread::sleep(time);
     }
 
     async fn receive(socket: &OwnedFd, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> Result<Received, Errno> {

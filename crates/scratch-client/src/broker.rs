@@ -5,6 +5,7 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use scratch_proto::v1::ChannelRequest;
 use scratch_proto::v1::channel_request::Op;
@@ -22,8 +23,10 @@ use crate::wait::Wait;
 use crate::{ClientError, ConnectOptions, CreateMode};
 
 /// A broker that is killed loses its connections before its listener: who connects in between is lost to the same process
-/// again, within a few tries at most.
-const DYING_TRIES: usize = 1000;
+/// again. For so long it is taken to be dying.
+const DYING_FOR: Duration = Duration::from_secs(1);
+/// Between two tries; doubled each time.
+const PAUSE_MIN: Duration = Duration::from_micros(500);
 
 /// What all clones of a client share, and all guards.
 pub(crate) struct Broker<W: Wait> {
@@ -98,19 +101,20 @@ impl<W: Wait> Broker<W> {
             mark_sent_before(&mut request);
         }
         let (lost, mut is_sent) = (self.state().peer.0, first.is_sent);
-        let mut tries = DYING_TRIES;
+        let (began, mut pause) = (Instant::now(), PAUSE_MIN);
         loop {
             let (result, next) = self.call_once(&mut request, descriptors, undo).await;
-            tries -= 1;
             let is_lost = matches!(&result, Err(error @ ClientError::Io { .. }) if error.is_disconnect());
-            if !is_lost || self.state().peer.0 != lost || tries == 0 {
+            // 0: the kernel names no process, so that the next broker can't be told from it.
+            if !is_lost || lost == 0 || self.state().peer.0 != lost || began.elapsed() > DYING_FOR {
                 return (result, Course { resent: is_sent, ..next });
             }
             if next.is_sent && !is_sent {
                 mark_sent_before(&mut request);
                 is_sent = true;
             }
-            std::thread::yield_now();
+            W::pause(pause).await;
+            pause *= 2;
         }
     }
 

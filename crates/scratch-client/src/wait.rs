@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use scratch_proto::v1::channel_request::Op;
@@ -34,6 +35,9 @@ pub(crate) trait Wait: Debug + Clone + Copy + Send + Sync + 'static {
         buffer: &mut [u8],
         descriptors: &mut Vec<OwnedFd>,
     ) -> Result<Received, Errno>;
+
+    /// Does nothing for this long.
+    async fn pause(time: Duration);
 
     /// Sees to it that answers are read which nobody waits for, if there is somebody to do it.
     fn tend(tending: Tending<Self>);

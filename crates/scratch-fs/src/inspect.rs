@@ -48,12 +48,13 @@ impl Pool {
     /// Of stat(2), but for a path that is not there.
     pub fn misplaced(&self) -> Result<Vec<Misplaced>, FsError> {
         let inside = self.path.join(".scratch");
-        let held: [(PathBuf, BorrowedFd<'_>); 6] = [
+        let held: [(PathBuf, BorrowedFd<'_>); 7] = [
             (self.path.clone(), self.root.as_fd()),
             (inside.clone(), self.scratch.as_fd()),
             (inside.join("leases"), self.records.as_fd()),
             (inside.join("new"), self.new.as_fd()),
             (inside.join("trash"), self.trash.directory()),
+            (inside.join("gone"), self.gone.directory()),
             (inside.join("lock"), self.lock.as_fd()),
         ];
         let mut misplaced = Vec::new();
@@ -162,6 +163,7 @@ impl Pool {
         held(self.scratch.as_fd(), moved)?;
         held(self.new.as_fd(), moved)?;
         held(self.trash.directory(), moved)?;
+        held(self.gone.directory(), moved)?;
         let records = held(self.records.as_fd(), taken)?;
         Ok((inotify, TamperWatches { root, records }))
     }

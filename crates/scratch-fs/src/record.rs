@@ -199,8 +199,8 @@ mod tests {
 
     #[test]
     fn holders_of_later_versions_are_there_without_a_kind() {
-        // Field 9, holders: field 6 of another wire type than any of ours, and the id in field 15.
-        let later = [&[9 << 3 | 2, 4][..], &[6 << 3, 1, 15 << 3, 7]].concat();
+        // Field 9, holders: field 10, which is none of ours, and the id in field 15.
+        let later = [&[9 << 3 | 2, 4][..], &[10 << 3, 1, 15 << 3, 7]].concat();
         let record = Record::decode(later.as_slice()).unwrap();
         assert_eq!(record.holders, [RecordHolder { kind: None, id: 7 }]);
     }

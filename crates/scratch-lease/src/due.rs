@@ -34,10 +34,17 @@ impl Table {
     pub fn revoke(&mut self, id: LeaseId, caller: Caller) -> Result<(), Refusal> {
         let is_kept = self.get(id, caller)?.kept_until().is_some();
         if is_kept {
-            self.end_kept(id, Reason::Revoked)
-        } else {
-            self.end(id, Reason::Revoked)
+            self.end_kept(id, Reason::Revoked);
+            return Ok(());
         }
+        if let Some(lease) = self.leases.get_mut(&id) {
+            // Also if it was about to end by itself, which would keep it.
+            lease.keep = None;
+            if lease.is_there() {
+                lease.reason = Some(Reason::Revoked);
+            }
+        }
+        self.end(id, Reason::Revoked);
         Ok(())
     }
 
@@ -385,12 +392,12 @@ mod tests {
     fn after_a_restart_the_grace_is_whole_again_unless_it_was_waited_for() {
         let mut table = table();
         adopt(&mut table, patient(30, grant(1, &[])), at(0), at(50));
-        adopt(&mut table, patient(30, grant(2, &[lost(80)])), at(0), at(50));
+        adopt(&mut table, patient(30, grant(0, &[lost(80)])), at(0), at(50));
         assert_eq!(table.due(at(50)), [Due::Grace(id(1))]);
         table.wait_for_holder(id(1), at(50));
         table.rearm(at(60), seconds_long(0));
         let nothing = Reason::HoldersGone { last: None, grace: seconds_long(30) };
-        assert_eq!((table.due(at(79)), table.due(at(80))), (vec![], vec![end(2, Reason::RestartGrace)]));
+        assert_eq!((table.due(at(79)), table.due(at(80))), (vec![], vec![end(0, Reason::RestartGrace)]));
         assert_eq!((table.due(at(89)), table.due(at(90))), (vec![], vec![end(1, nothing)]));
     }
 

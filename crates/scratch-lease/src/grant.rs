@@ -123,7 +123,9 @@ impl Table {
 mod tests {
     use super::*;
     use crate::fixture::*;
-    use crate::{NewHolder, Reason};
+    use std::time::Duration;
+
+    use crate::{Last, NewHolder, Parting, Reason};
 
     fn refused(table: &mut Table, grant: Grant) -> Refusal {
         let (usage, revision) = (table.totals(), table.revision());
@@ -191,7 +193,8 @@ mod tests {
         assert_eq!(table.due(at(100)), []);
         table.commit(id(1), at(100));
         assert_eq!((table.due(at(129)), table.next_deadline()), (vec![], Some(at(130))));
-        assert_eq!(table.due(at(130)), [end(1, gone("connection"))]);
+        let late = Last { kind: "connection", pid: None, how: Parting::Expired };
+        assert_eq!(table.due(at(130)), [end(1, Reason::HoldersGone { last: Some(late), grace: Duration::ZERO })]);
     }
 
     #[test]

@@ -105,7 +105,8 @@ impl Table {
 
     /// A Gone lease can't be brought back any more: it is due to be freed. False: there is none that this caller sees.
     pub fn free_gone(&mut self, id: LeaseId, caller: Caller) -> bool {
-        let found = self.leases.get(&id).filter(|lease| caller.sees(lease.tenant));
+        // One that stands alone is below nothing that a caller may be confined to.
+        let found = self.leases.get(&id).filter(|lease| caller.sees(lease.tenant) && caller.confined_to.is_none());
         let is_gone = found.is_some_and(|lease| matches!(lease.state, LeaseState::Gone { .. }));
         if is_gone {
             self.end_gone(id);
@@ -127,7 +128,8 @@ impl Table {
     /// # Errors
     /// As [`get`](Self::get), also for one whose time is over; [`Refusal::LeaseEnding`], [`Refusal::LimitKept`].
     pub fn undelete(&mut self, id: LeaseId, caller: Caller, now: BootTime) -> Result<Option<BootTime>, Refusal> {
-        let lease = self.leases.get(&id).filter(|lease| caller.sees(lease.tenant)).ok_or(Refusal::LeaseUnknown)?;
+        let may = |lease: &&Box<Lease>| caller.sees(lease.tenant) && caller.confined_to.is_none();
+        let lease = self.leases.get(&id).filter(may).ok_or(Refusal::LeaseUnknown)?;
         let tenant = lease.tenant;
         let until = match lease.state {
             LeaseState::Gone { until } if !lease.over && until > now => until,
@@ -160,7 +162,7 @@ impl Table {
             debug_assert!(false, "lease {id} is adopted twice");
             return;
         }
-        let alone = Grant { holders: Vec::new(), parent: None, nonce: None, lifetime_max: None, ..grant };
+        let alone = Grant { holders: Vec::new(), parent: None, nonce: None, ..grant };
         let accounts = self.accounts(None, alone.share);
         let mut lease = Lease::new(alone, accounts, created, created);
         lease.state = state;
@@ -193,10 +195,13 @@ impl Table {
     /// Out of the lives of its holders and of its parent.
     fn put_aside(&mut self, id: LeaseId, state: LeaseState) -> Vec<Holder> {
         let Some(lease) = self.leases.get_mut(&id) else { return Vec::new() };
+        let reason = lease.reason;
         self.index.remove(lease);
         lease.parent = None;
         lease.nonce = None;
-        lease.lifetime_end = None;
+        if reason == Some(Reason::LifetimeMax) {
+            lease.lifetime_end = None;
+        }
         lease.grace_end = None;
         lease.over = false;
         let holders = std::mem::take(&mut lease.holders);
@@ -344,7 +349,7 @@ mod tests {
         assert_eq!(table.attach(id(1), OTHER, process(2), at(6)), Err(Refusal::LeaseUnknown));
         assert!(table.attach(id(1), ME, ttl(0), at(6)).is_err());
         assert_eq!(lease(&table, 1).kept_until(), Some(at(15)));
-        assert_eq!(table.attach(id(1), ME, process(2), at(6)).map(|holder| holder.id), Ok(2));
+        assert_eq!(table.attach(id(1), ME, process(1), at(6)).map(|holder| holder.id), Ok(2));
         assert_eq!((table.live(id(1), ME).is_ok(), table.next_deadline()), (true, None));
         assert_eq!(table.usage(ME.tenant), Usage { leases: 1, areas: 0, kept: 0, gone: 0 });
         table.holder_gone(id(1), 2);
@@ -362,7 +367,7 @@ mod tests {
             keep_bytes_max: 99,
             ..table.limits
         });
-        put(&mut table, grant(2, &[process(2)]));
+        put(&mut table, grant(2, &[process(1)]));
         assert_eq!(table.keep(id(2), OTHER, kept_for(10), at(5)), Err(Refusal::LeaseUnknown));
         let limit = seconds_long(60);
         assert_eq!(table.keep(id(2), ME, kept_for(61), at(5)), Err(Refusal::KeepTooLong { limit }));

@@ -73,7 +73,7 @@ pub struct AdoptedHolder {
 pub struct Recovery {
     everything_goes: bool,
     grace: Duration,
-    /// Leases that are kept because nothing is known of them.
+    /// Leases that are kept because nothing is known of them, or whose directory was taken away: their children stand alone.
     kept: HashSet<LeaseId>,
 }
 
@@ -94,7 +94,11 @@ impl Recovery {
         is_its_own: impl FnOnce() -> bool,
     ) -> Found {
         let why = match record {
-            FoundRecord::Whole if !is_there => return Found::PutAway,
+            FoundRecord::Whole if !is_there => {
+                // An end takes the children first: one that lives has lost this parent to somebody else.
+                self.kept.insert(id);
+                return Found::PutAway;
+            }
             // After a power cut the record may be lost: then everything is dead. In the same boot it can't be.
             _ if self.everything_goes => return Found::PutAway,
             FoundRecord::Whole if is_its_own() => return Found::Adopted,
@@ -195,6 +199,13 @@ mod tests {
         };
         assert_eq!(holders(0), [lost(40), connection(7)]);
         assert_eq!(holders(60), [lost(70), connection(7)]);
+    }
+
+    #[test]
+    fn a_parent_whose_directory_was_taken_away_is_none() {
+        let mut start = Recovery::new(true, GRACE);
+        assert_eq!(found(&mut start, FoundRecord::Whole, false, true), Found::PutAway);
+        assert_eq!(start.parent(Some(id(1))), None);
     }
 
     #[test]

@@ -277,7 +277,12 @@ impl Broker {
         let known = {
             let state = self.lock();
             let place = state.places.get(&id).copied();
-            state.table.lease(id).zip(place).map(|(lease, place)| Dead { tenant: lease.tenant().0, place })
+            let lease = state.table.lease(id);
+            // It lives, or is kept: nobody has it to end.
+            if lease.is_some_and(|lease| !matches!(lease.state(), LeaseState::Ending | LeaseState::Gone { .. })) {
+                return Ok(());
+            }
+            lease.zip(place).map(|(lease, place)| Dead { tenant: lease.tenant().0, place })
         };
         // Neither: somebody else has just ended it.
         let Some(dead) = known.or(dead) else { return Ok(()) };
@@ -318,7 +323,7 @@ impl Broker {
     /// Drops what a lease has when it ends, but for the lease: what watches its holders, and tickets, whose descriptors would
     /// keep what is dead.
     pub(crate) fn let_go(&self, id: LeaseId, holders: &[Holder]) {
-        self.cgroups.forget(id);
+        self.cgroups.forget(id, holders);
         for holder in holders {
             let process = match holder.kind {
                 HolderKind::Process(process) => Some(process),

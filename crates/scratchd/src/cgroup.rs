@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use scratch_fs::RecordCgroup;
-use scratch_lease::{CgroupId, HolderKind, Lease, LeaseId, Parting};
+use scratch_lease::{CgroupId, Holder, HolderKind, Lease, LeaseId, Parting};
 
 use crate::reason::RequestError;
 
@@ -215,8 +215,19 @@ impl KnownCgroups {
         self.lock().get(&lease)?.iter().find(|known| known.record.inode == id.0).cloned()
     }
 
-    pub(crate) fn forget(&self, lease: LeaseId) {
-        self.lock().remove(&lease);
+    /// These holders hold a lease no more.
+    pub(crate) fn forget(&self, lease: LeaseId, gone: &[Holder]) {
+        let is_gone = |known: &Arc<KnownCgroup>| {
+            let id = HolderKind::Cgroup(CgroupId(known.record.inode));
+            gone.iter().any(|holder| holder.kind == id)
+        };
+        let mut all = self.lock();
+        if let Some(of_lease) = all.get_mut(&lease) {
+            of_lease.retain(|known| !is_gone(known));
+            if of_lease.is_empty() {
+                all.remove(&lease);
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<LeaseId, Vec<Arc<KnownCgroup>>>> {

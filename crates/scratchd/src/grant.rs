@@ -215,9 +215,10 @@ impl Broker {
             if made.is_ok() {
                 state.places.insert(id, Place::This { device: record.device, inode: record.inode });
             } else {
+                let holders = state.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
                 state.table.forget(id);
                 state.identities.remove(&id);
-                self.cgroups.forget(id);
+                self.cgroups.forget(id, &holders);
             }
         }
         if made.is_err() {

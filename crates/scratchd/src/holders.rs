@@ -4,6 +4,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use scratch_fs::FsError;
 use scratch_lease::{Caller, CgroupId, ConnectionId, NewHolder};
 use scratch_proto::v1::{self, ProcessHolder};
 
@@ -121,7 +123,7 @@ impl Asking {
             road: client.road,
             named_itself: false,
             named_stream: false,
-            process: if wanted { client.process().map_err(|_| RequestError::ProcessGone)? } else { None },
+            process: if wanted { client.process().map_err(no_process)? } else { None },
         })
     }
 
@@ -195,8 +197,8 @@ impl Asking {
 
     /// A process that a client passes must be its tenant's own.
     fn passed_process(&self, pidfd: OwnedFd) -> Result<HeldProcess, RequestError> {
-        let process = HeldProcess::of_pidfd(pidfd).map_err(|_| RequestError::ProcessGone)?;
-        let users = process::users(process.id.pid).map_err(|_| RequestError::ProcessGone)?;
+        let process = HeldProcess::of_pidfd(pidfd).map_err(no_process)?;
+        let users = process::users(process.id.pid).map_err(no_process)?;
         // Read while it was held, and it is alive still: so it was read of this process.
         let same = process::start_time(process.id.pid) == Ok(process.id.start_time);
         match same {
@@ -210,4 +212,12 @@ impl Asking {
 /// What is to be said of these holders.
 pub(crate) fn note_of(holdings: &[Holding]) -> &'static str {
     holdings.iter().map(|(_, _, note)| *note).find(|note| !note.is_empty()).unwrap_or_default()
+}
+
+/// Gone, or not to be looked at.
+fn no_process(errno: Errno) -> RequestError {
+    match errno {
+        Errno::SRCH | Errno::NOENT | Errno::BADF => RequestError::ProcessGone,
+        errno => FsError::new("look at", "a process that is to hold the lease", errno).into(),
+    }
 }

@@ -43,6 +43,7 @@ impl Broker {
         };
         if let Err(error) = self.rewrite_record(id) {
             self.lock().table.set_keep(id, before, until);
+            self.settle();
             return Err(error);
         }
         self.settle();
@@ -72,7 +73,8 @@ impl Broker {
         });
     }
 
-    fn measure(self: &Arc<Self>, id: LeaseId) {
+    /// Ends a kept lease if there is too much in it; on a thread that is there only while something is to be measured.
+    pub(crate) fn measure(self: &Arc<Self>, id: LeaseId) {
         {
             let mut waiting = self.measures.lock();
             if let Some(waiting) = waiting.as_mut() {

@@ -20,12 +20,19 @@ impl HeldProcess {
     /// Names the process of a pidfd.
     ///
     /// # Errors
-    /// BADF for a descriptor of another kind, SRCH when the process is gone.
+    /// BADF for a descriptor of another kind, SRCH when the process is gone, ACCESS when it lives and is hidden from us.
     pub(crate) fn of_pidfd(pidfd: OwnedFd) -> Result<Self, Errno> {
-        let pid = pid_of(&pidfd)?;
-        let id = ProcessId { pid, start_time: start_time(pid)?, pidfd_inode: pidfd_inode(pidfd.as_fd())? };
-        // Alive after the reading: so what was read was this process's.
-        if is_alive(&pidfd)? { Ok(Self { id, pidfd }) } else { Err(Errno::SRCH) }
+        let id = id_of(&pidfd);
+        if id == Err(Errno::BADF) {
+            return Err(Errno::BADF);
+        }
+        // Alive after the reading: so what was read was this process's. The pidfd alone says that one is gone.
+        match id {
+            _ if !is_alive(&pidfd)? => Err(Errno::SRCH),
+            Ok(id) => Ok(Self { id, pidfd }),
+            Err(Errno::SRCH | Errno::NOENT) => Err(Errno::ACCESS),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// The process with this number now.
@@ -41,6 +48,11 @@ impl HeldProcess {
             Err(errno) => Err(errno),
         }
     }
+}
+
+fn id_of(pidfd: &OwnedFd) -> Result<ProcessId, Errno> {
+    let pid = pid_of(pidfd)?;
+    Ok(ProcessId { pid, start_time: start_time(pid)?, pidfd_inode: pidfd_inode(pidfd.as_fd())? })
 }
 
 /// Whether a passed descriptor is a pidfd.

@@ -46,6 +46,8 @@ struct Start {
     survived: Survived,
     /// Where cgroups are looked for; read once.
     mounts: Option<Mounts>,
+    /// Adopted, and past their end.
+    kept: Vec<LeaseId>,
 }
 
 /// What was found of one lease's holders.
@@ -84,7 +86,7 @@ impl Broker {
         let recorded: HashSet<_> = records.iter().map(|(lease, _)| *lease).collect();
         let grace = self.settings.get().grace;
         let recovery = Recovery::new(same_boot, grace);
-        let mut start = Start { recovery, processes: HashMap::new(), survived, mounts: None };
+        let mut start = Start { recovery, processes: HashMap::new(), survived, mounts: None, kept: Vec::new() };
         let mut gone: HashMap<_, _> = self.pool.gone().entries()?.into_iter().map(|name| (name.lease, name)).collect();
         // First of all: children must find that nothing is known of their parent.
         let unrecorded = directories.difference(&recorded).map(|lease| (*lease, None));
@@ -125,6 +127,8 @@ impl Broker {
         self.side.close(start.survived.descriptors.into_values().collect());
         self.pool.set_boot(boot)?;
         self.end_the_dead();
+        // Perhaps they were not measured yet.
+        start.kept.into_iter().for_each(|lease| self.measure(lease));
         Ok(recovered)
     }
 
@@ -137,6 +141,7 @@ impl Broker {
     fn adopt(self: &Arc<Self>, lease: LeaseId, record: &Record, start: &mut Start) {
         if record.kept_until != 0 {
             self.adopt_ended(lease, record, LeaseState::Kept { until: BootTime(record.kept_until) });
+            start.kept.push(lease);
             return;
         }
         let parent = start.recovery.parent(record.parent.parse().ok());
@@ -212,13 +217,27 @@ impl Broker {
         let Err(debt) = self.end_on_disk(lease, Some(Dead { tenant, place })) else { return };
         tracing::warn!(%lease, path = %debt.path.display(), blocker = %debt.blocker, "a dead lease can't be put away yet");
         self.owe(*debt);
-        self.write_unheld(lease, record);
+        let found = self.pool.directory(lease).ok().flatten();
+        let renewed = record.map(|record| match found {
+            // The device's number may be another in this boot; the next start of it compares both.
+            Some(found) if !same_boot && found.st_ino == record.inode => Record { device: found.st_dev, ..record },
+            _ => record,
+        });
+        self.write_unheld(lease, renewed);
     }
 
     /// The next start must not take it for one that is held.
     fn write_unheld(&self, lease: LeaseId, record: Option<Record>) {
         let Some(record) = record else { return };
-        let unheld = Record { holders: Vec::new(), search_environment: false, grace: 0, ..record };
+        let unheld = Record {
+            holders: Vec::new(),
+            search_environment: false,
+            grace: 0,
+            keep_for: 0,
+            kept_until: 0,
+            keep_bytes: 0,
+            ..record
+        };
         if let Err(error) = self.pool.write_record(lease, &unheld) {
             tracing::warn!(%lease, %error, "its record still names holders, ignoring");
         }

@@ -156,7 +156,11 @@ impl Broker {
     /// What ends with a lease, each before its parent.
     fn ending_below(&self, lease: LeaseId) -> Vec<LeaseId> {
         let state = self.lock();
-        let ends = |id: &LeaseId| state.table.lease(*id).is_some_and(|lease| lease.state() == LeaseState::Ending);
+        // One that is to be kept is seen to by whoever began.
+        let ends = |id: &LeaseId| {
+            let lease = state.table.lease(*id);
+            lease.is_some_and(|lease| lease.state() == LeaseState::Ending && lease.keep().is_none())
+        };
         state.table.subtree(lease).into_iter().skip(1).rev().filter(ends).collect()
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use scratch_lease::{LeaseId, NewHolder};
+use scratch_lease::{Lease, LeaseId, LeaseState, NewHolder};
 
 use crate::broker::Broker;
 use crate::channel::lease_key;
@@ -104,7 +104,15 @@ impl Broker {
     }
 
     fn hold_by_process(self: &Arc<Self>, lease: LeaseId, process: HeldProcess) {
-        let attached = self.lock().table.attach(lease, self.own_word(), NewHolder::Process(process.id), clock::now());
+        let attached = {
+            let mut state = self.lock();
+            let searched = state.table.lease(lease).map(Lease::state);
+            // One that has ended meanwhile and is kept is for its tenant to bring back.
+            if !matches!(searched, Some(LeaseState::Live | LeaseState::Searching)) {
+                return;
+            }
+            state.table.attach(lease, self.own_word(), NewHolder::Process(process.id), clock::now())
+        };
         match attached {
             Ok(holder) => {
                 self.watch_process(lease, holder.id, process);

@@ -147,6 +147,8 @@ fn why(lease: &Lease, reason: scratch_lease::Reason) -> v1::Reason {
 pub(crate) fn record(state: &State, cgroups: &KnownCgroups, lease: &Lease) -> Record {
     let identity = state.identities.get(&lease.id());
     let ends = lease.reason().is_some();
+    let is_over = ends && lease.kept_until().is_none();
+    let keep = lease.keep().filter(|_| !is_over);
     let holders = if ends { &[] } else { lease.holders() };
     Record {
         id: lease.id().to_string(),
@@ -162,12 +164,12 @@ pub(crate) fn record(state: &State, cgroups: &KnownCgroups, lease: &Lease) -> Re
         labels: lease.labels().clone(),
         lifetime_end: lease.lifetime_end().map_or(0, |time| time.0),
         search_environment: lease.search_environment() && !ends,
-        grace: nanoseconds(lease.grace()),
+        grace: if is_over { 0 } else { nanoseconds(lease.grace()) },
         bytes_limit: lease.share().bytes.unwrap_or(0),
         inodes_limit: lease.share().inodes.unwrap_or(0),
-        keep_for: lease.keep().map_or(0, |keep| nanoseconds(keep.time)),
+        keep_for: keep.map_or(0, |keep| nanoseconds(keep.time)),
         kept_until: lease.kept_until().map_or(0, |time| time.0),
-        keep_bytes: lease.keep().map_or(0, |keep| keep.bytes),
+        keep_bytes: keep.map_or(0, |keep| keep.bytes),
         holder_next: lease.holder_next(),
     }
 }

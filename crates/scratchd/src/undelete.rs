@@ -80,7 +80,7 @@ impl Broker {
         Ok(self.wire_lease(lease, state.table.left(lease)))
     }
 
-    fn give_back(&self, id: LeaseId, until: BootTime) -> Result<(), RequestError> {
+    fn give_back(self: &Arc<Self>, id: LeaseId, until: BootTime) -> Result<(), RequestError> {
         let name = name(id, until);
         self.arm_timer();
         let given = self.pool.gone().give_back(name, self.pool.root()).map_err(RequestError::from);
@@ -93,12 +93,16 @@ impl Broker {
             // Its record is the old one: the next start ends it, or finds it held.
             tracing::error!(lease = %id, %error, "a lease is half brought back");
         }
-        if self.lock().table.undelete_failed(id, until) {
-            self.arm_timer();
-        } else {
-            // Revoked meanwhile, when there was nothing at its path.
+        let (is_back, state) = {
+            let mut state = self.lock();
+            let is_back = state.table.undelete_failed(id, until);
+            (is_back, state.table.lease(id).map(scratch_lease::Lease::state))
+        };
+        // Revoked meanwhile, when there was nothing at its path.
+        if !is_back && matches!(state, None | Some(LeaseState::Ending)) {
             self.discard(name, None);
         }
+        self.settle();
         Err(error)
     }
 }

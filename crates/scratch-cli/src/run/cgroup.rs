@@ -32,21 +32,20 @@ impl CommandCgroup {
         }
     }
 
-    /// Moves the process that is to become the command here, and lets the cgroup hold the lease. `None` where the kernel or the
-    /// broker does not take it.
+    /// Lets the cgroup hold the lease, and moves the process that is to become the command here. `None` where the broker or the
+    /// kernel does not take it: it is removed then, and holds nothing.
     ///
     /// # Errors
     /// Those of the connection.
     pub(super) fn hold(self, process: Pid, lease: &Lease) -> Result<Option<Self>, ClientError> {
-        if fs::write(self.path.join("cgroup.procs"), process.as_raw_nonzero().to_string()).is_err() {
-            return Ok(None);
-        }
         match lease.attach_cgroup(self.directory.as_fd()) {
-            Ok(()) => Ok(Some(self)),
+            Ok(()) => {}
             // A broker that sees no such file system, or one of an earlier version.
-            Err(ClientError::Refused { reason, .. }) if reason != "LEASE_UNKNOWN" => Ok(None),
-            Err(error) => Err(error),
+            Err(ClientError::Refused { reason, .. }) if reason != "LEASE_UNKNOWN" => return Ok(None),
+            Err(error) => return Err(error),
         }
+        let moved = fs::write(self.path.join("cgroup.procs"), process.as_raw_nonzero().to_string());
+        Ok(moved.is_ok().then_some(self))
     }
 
     /// Whether it may have a process.

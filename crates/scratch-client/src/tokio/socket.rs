@@ -5,6 +5,7 @@ use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use ::tokio::io::Interest;
 use ::tokio::net::UnixDatagram;
@@ -53,6 +54,10 @@ impl Wait for Tokio {
     async fn send(socket: &Socket, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         let send = || send_packet(socket.as_fd(), packet, descriptors, SendFlags::empty());
         socket.when_ready(Interest::WRITABLE, send).await
+    }
+
+    async fn pause(time: Duration) {
+        ::tokio::time::sleep(time).await;
     }
 
     async fn receive(socket: &Socket, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> Result<Received, Errno> {

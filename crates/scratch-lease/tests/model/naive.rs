@@ -19,6 +19,7 @@ pub(crate) struct NaiveLease {
     /// The nearest leases above it that have a limit of bytes, of inodes.
     above: [Option<LeaseId>; 2],
     next: HolderId,
+    created: BootTime,
     lifetime_end: Option<BootTime>,
     loss: Reason,
 }
@@ -135,6 +136,7 @@ impl Naive {
             areas: vec![],
             above,
             next: 1,
+            created,
             lifetime_end,
             loss,
         };
@@ -248,6 +250,12 @@ impl Naive {
         let lease = &mut self.leases[place];
         lease.state = LeaseState::Live;
         lease.restart(self.now);
+        let made_for = self.now.duration_since(lease.created);
+        for (_, kind) in &mut lease.holders {
+            if let HolderKind::AwaitedConnection { until } = kind {
+                *until = *until + made_for;
+            }
+        }
     }
 
     pub(crate) fn attach(&mut self, id: LeaseId, caller: Caller, new: NewHolder) -> Result<HolderId, Refusal> {
@@ -301,7 +309,11 @@ impl Naive {
     pub(crate) fn revoke(&mut self, id: LeaseId, caller: Caller) -> Result<(), Refusal> {
         match self.live(id, caller) {
             Ok(place) => self.leases[place].reason = Some(Reason::Revoked),
-            Err(Refusal::LeaseEnding) => (),
+            Err(Refusal::LeaseEnding) => {
+                // What is about to end by itself is not kept either.
+                let ending = self.leases.iter_mut().filter(|lease| lease.grant.id == id && lease.is_there());
+                ending.for_each(|lease| lease.reason = Some(Reason::Revoked));
+            }
             Err(refusal) => return Err(refusal),
         }
         Ok(())

@@ -179,7 +179,9 @@ impl Admin for Service {
             self.check_foreign(caller)?;
         }
         if dry_run {
-            let would = self.0.reaper.would_try(foreign);
+            let mut would = self.0.reaper.would_try(foreign);
+            // Of what nothing is known it is only looked whether somebody else has taken it away.
+            would.retain(|debt| !matches!(debt.subject, Subject::Record(_)));
             let (fits, _) = cut(would.iter().map(|debt| wire_debt(debt).encoded_len()), PAGE_MAX);
             let first = would.iter().take(fits).map(wire_debt).collect();
             let tried = would.len() as u64;

@@ -138,9 +138,9 @@ fn launch(held: BorrowedFd<'_>, directory: &Path, options: &ConnectOptions) -> R
 fn environment() -> Vec<(OsString, OsString)> {
     let under_lease = env::var_os("SCRATCHD_LEASE").is_some();
     let is_of = |names: &[&str], name: &OsStr| names.iter().any(|removed| name == *removed);
-    let stays = |name: &OsStr| !is_of(&SERVICE_VARIABLES, name) && !(under_lease && is_of(&LEASE_VARIABLES, name));
+    let goes = |name: &OsStr| is_of(&SERVICE_VARIABLES, name) || (under_lease && is_of(&LEASE_VARIABLES, name));
     let ready = ("SCRATCHD_READY_FD".into(), READY_NUMBER.to_string().into());
-    env::vars_os().filter(|(name, _)| stays(name)).chain([ready]).collect()
+    env::vars_os().filter(|(name, _)| !goes(name)).chain([ready]).collect()
 }
 
 /// The file that SCRATCHD_BIN names, else `scratch` along PATH.

@@ -128,8 +128,8 @@ impl Table {
     /// # Errors
     /// As [`get`](Self::get), also for one whose time is over; [`Refusal::LeaseEnding`], [`Refusal::LimitKept`].
     pub fn undelete(&mut self, id: LeaseId, caller: Caller, now: BootTime) -> Result<Option<BootTime>, Refusal> {
-        let may = |lease: &&Box<Lease>| caller.sees(lease.tenant) && caller.confined_to.is_none();
-        let lease = self.leases.get(&id).filter(may).ok_or(Refusal::LeaseUnknown)?;
+        let found = self.leases.get(&id).filter(|lease| caller.sees(lease.tenant) && caller.confined_to.is_none());
+        let lease = found.ok_or(Refusal::LeaseUnknown)?;
         let tenant = lease.tenant;
         let until = match lease.state {
             LeaseState::Gone { until } if !lease.over && until > now => until,

@@ -194,7 +194,9 @@ fn record_holder(lease: LeaseId, cgroups: &KnownCgroups, holder: &scratch_lease:
         HolderKind::Cgroup(cgroup) => {
             let known = cgroups.get(lease, cgroup).map(|known| known.record.clone());
             // Without its place it is unknown to the next broker, and so kept.
-            RecordHolderKind::Cgroup(known.unwrap_or(RecordCgroup { inode: cgroup.0, ..RecordCgroup::default() }))
+            RecordHolderKind::Cgroup(
+                known.unwrap_or_else(|| RecordCgroup { inode: cgroup.0, ..RecordCgroup::default() }),
+            )
         }
         HolderKind::Hold => RecordHolderKind::Hold(true),
         // As it was found.

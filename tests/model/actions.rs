@@ -184,7 +184,10 @@ impl Run {
         let lifetime_max = self.world.chance(8).then(|| Duration::from_secs(1 + self.world.random.below(100)));
         let search_environment = self.world.chance(3);
         let grace = Duration::from_secs(if self.world.chance(3) { 1 + self.world.random.below(60) } else { 0 });
-        self.note(format!("grant {id} below {parent:?}: {:?}, searched: {search_environment}, grace {grace:?}", holders.0));
+        self.note(format!(
+            "grant {id} below {parent:?}: {:?}, searched: {search_environment}, grace {grace:?}",
+            holders.0
+        ));
         let lease = Lease {
             id,
             tenant,
@@ -251,7 +254,9 @@ impl Run {
         let Some(mut claim) = self.a_subject(&mut holders, kind) else { return };
         claim.must = false;
         let Some(lease) = self.truth.leases.get_mut(&id) else { return };
-        if claim.subject == Subject::Hold && lease.claims.iter().any(|other| other.may && other.subject == Subject::Hold) {
+        if claim.subject == Subject::Hold
+            && lease.claims.iter().any(|other| other.may && other.subject == Subject::Hold)
+        {
             return;
         }
         if let Subject::Connection(_) = claim.subject {

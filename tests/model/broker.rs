@@ -47,6 +47,8 @@ pub(crate) struct Broker {
     pub(crate) armed: Option<BootTime>,
     /// It has given everybody their time again.
     pub(crate) rearmed: bool,
+    /// The timer was set when its time was over: what came by a slow disk looks as if the broker had not run.
+    pub(crate) set_late: bool,
     pub(crate) suspended: Duration,
     pub(crate) next_trash: u64,
 }
@@ -67,12 +69,13 @@ impl Broker {
     /// What is due is done before the reply.
     pub(crate) fn settle_then(&mut self, world: &World, reply: Option<Reply>) {
         let due = self.table.due(self.decided_until);
-        self.arm();
+        self.arm(world);
         self.act(world, due, reply);
     }
 
-    fn arm(&mut self) {
+    fn arm(&mut self, world: &World) {
         self.armed = self.table.next_deadline().filter(|time| *time > self.awaited_until);
+        self.set_late |= self.armed.is_some_and(|time| time < world.now);
     }
 
     /// One thread's list of ends, in its order; searches are others' work.
@@ -98,7 +101,7 @@ impl Broker {
     fn wait_for_holder(&mut self, world: &World, id: LeaseId) {
         self.table.wait_for_holder(id, world.now);
         if !world.is(Wrong::GraceUntimed) {
-            self.arm();
+            self.arm(world);
         }
     }
 
@@ -107,7 +110,8 @@ impl Broker {
         let Some(deadline) = self.armed.filter(|deadline| *deadline <= world.now) else { return };
         self.armed = None;
         let late = world.now.duration_since(deadline) > LATE || world.suspended > self.suspended + LATE;
-        if late && !world.is(Wrong::NoRearm) {
+        self.set_late &= late;
+        if (late && !world.is(Wrong::NoRearm)) || world.is(Wrong::AlwaysRearmed) {
             self.table.rearm(world.now, self.grace.max(STREAM_COMES_WITHIN));
             self.rearmed = true;
         }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use scratch_lease::{
-    AreaKey, BootTime, Caller, Grant, Granted, Holder, HolderId, HolderKind, LeaseId, LeaseState, NewHolder, Parting, Reason,
-    Table,
+    AreaKey, BootTime, Caller, Grant, Granted, Holder, HolderId, HolderKind, LeaseId, LeaseState, NewHolder, Parting,
+    Reason, Table,
 };
 
 use crate::broker::{Broker, Step, own_word};

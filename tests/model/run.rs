@@ -166,7 +166,11 @@ impl Run {
         let Some(broker) = self.broker.as_mut() else { return };
         let (replies, rearmed) = (std::mem::take(&mut broker.replies), std::mem::take(&mut broker.rearmed));
         if rearmed {
+            let is_right = std::mem::take(&mut broker.set_late) || self.stood_still;
             self.extend();
+            if !is_right {
+                self.world.disk.violation = Some("the broker served all the time and gave time again".to_owned());
+            }
         }
         for reply in replies {
             self.one_told(&reply);
@@ -271,11 +275,14 @@ impl Run {
             let Some(mut broker) = self.broker.take() else { return Ok(()) };
             let world = &mut self.world;
             let (beings, sockets, connections) = broker.ended(world);
+            let is_timer = broker.runnable().is_empty()
+                && broker.waiting.is_empty()
+                && broker.armed.is_some_and(|time| time <= world.now);
             let work = if let Some(place) = broker.runnable().first().copied() {
                 broker.run(world, place)
             } else if let Some(subject) = broker.waiting.first().cloned() {
                 broker.reap(world, subject)
-            } else if broker.armed.is_some_and(|time| time <= world.now) {
+            } else if is_timer {
                 broker.fire(world);
                 Ok(())
             } else if !beings.is_empty() || !sockets.is_empty() || !connections.is_empty() {
@@ -296,6 +303,7 @@ impl Run {
             };
             self.broker = Some(broker);
             self.told();
+            self.stood_still &= !is_timer;
             if work.is_err() {
                 self.tried.crashes += 1;
                 self.note("the broker dies in it");
@@ -341,6 +349,7 @@ impl Run {
                 broker.fire(world);
                 Ok(())
             });
+            self.stood_still = false;
         }
     }
 

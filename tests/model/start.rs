@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use scratch_lease::{
-    BootTime, Found, FoundRecord, Grant, Known, LeaseId, Limits, NewHolder, Parting, RecordedHolder, Recovery, Share, Table,
+    BootTime, Found, FoundRecord, Grant, Known, LeaseId, Limits, NewHolder, Parting, RecordedHolder, Recovery, Share,
+    Table,
 };
 
 use crate::broker::{Broker, Step, Subject};
@@ -49,6 +50,7 @@ impl Broker {
             awaited_until: BootTime(0),
             armed: None,
             rearmed: false,
+            set_late: false,
             suspended: world.suspended,
             next_trash: highest.map_or(0, |highest| highest + 1),
         }

@@ -32,10 +32,11 @@ pub(crate) enum Wrong {
     GraceForgotten,
     GraceUntimed,
     HoldForgotten,
+    AlwaysRearmed,
 }
 
 impl Wrong {
-    pub(crate) const ALL: [Wrong; 21] = [
+    pub(crate) const ALL: [Wrong; 22] = [
         Wrong::ParentsEndFirst,
         Wrong::NoRearm,
         Wrong::NothingReadBeforeExpiry,
@@ -57,6 +58,7 @@ impl Wrong {
         Wrong::GraceForgotten,
         Wrong::GraceUntimed,
         Wrong::HoldForgotten,
+        Wrong::AlwaysRearmed,
     ];
 }
 

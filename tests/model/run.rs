@@ -203,9 +203,8 @@ impl Run {
                     }
                     _ => {}
                 }
-                if holder.is_some() {
-                    lease.waits_until = None;
-                }
+                // Also one that could not stay was a holder: the wait begins again.
+                lease.waits_until = None;
             }
             Reply::Detached(id, holder, is_done) => {
                 let found = self.truth.detaching.iter().position(|(lease, other, _)| lease == id && other == holder);

@@ -190,10 +190,10 @@ impl World {
     pub(crate) fn populated(&mut self) -> CgroupId {
         let populated: Vec<CgroupId> =
             self.cgroups.iter().filter(|(_, is_populated)| **is_populated).map(|(cgroup, _)| *cgroup).collect();
-        if populated.len() > 3 || self.chance(2) {
-            if let Some(cgroup) = self.any(&populated) {
-                return cgroup;
-            }
+        if (populated.len() > 3 || self.chance(2))
+            && let Some(cgroup) = self.any(&populated)
+        {
+            return cgroup;
         }
         let cgroup = CgroupId(self.number());
         self.cgroups.insert(cgroup, true);

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use scratch_lease::{Grant, LeaseId, NewHolder};
+use scratch_lease::{Caller, Grant, Holder, LeaseId, NewHolder, Parting, Share};
 
 use crate::broker::{LATE, STREAM_COMES_WITHIN};
 use crate::disk::{Content, Owner, RECORDS, ROOT, TRASH};
 use crate::requests::Job;
 use crate::run::{GRACE, Run, ahead, goes_with};
 use crate::truth::{Claim, Lease, Subject};
-use crate::world::{Mail, Process};
+use crate::world::{Being, Mail, Process};
 
 impl Run {
     pub(crate) fn act(&mut self) -> Result<(), String> {
@@ -110,7 +110,7 @@ impl Run {
         let (holder, subject) = match kind {
             0 => {
                 let process = self.world.any(&tenants)?.id;
-                (NewHolder::Process(process), Subject::Process(process))
+                (NewHolder::Process(process), Subject::Being(Being::Process(process)))
             }
             1 => {
                 let connection = self.connection()?;
@@ -128,6 +128,11 @@ impl Run {
                 lease.1.push(number);
                 (NewHolder::Descriptor, Subject::Descriptor(number))
             }
+            4 => {
+                let cgroup = self.world.populated();
+                (NewHolder::Cgroup(cgroup), Subject::Being(Being::Cgroup(cgroup)))
+            }
+            5 => (NewHolder::Hold, Subject::Hold),
             _ => {
                 let until = now + STREAM_COMES_WITHIN;
                 (NewHolder::AwaitedConnection { until }, Subject::Waited { lives_until: until, ends_by: until })
@@ -166,7 +171,7 @@ impl Run {
         let mut holders = (Vec::new(), Vec::new());
         let mut claims = Vec::new();
         for _ in 0..=self.world.random.below(3) {
-            let kind = self.world.random.below(5);
+            let kind = self.world.random.below(7);
             claims.extend(self.a_subject(&mut holders, kind));
         }
         let nonce = resent.map(|(_, nonce)| nonce).or_else(|| self.world.chance(2).then_some([0; 16])).map(|nonce| {
@@ -178,7 +183,11 @@ impl Run {
         });
         let lifetime_max = self.world.chance(8).then(|| Duration::from_secs(1 + self.world.random.below(100)));
         let search_environment = self.world.chance(3);
-        self.note(format!("grant {id} below {parent:?}: {:?}, searched: {search_environment}", holders.0));
+        let grace = Duration::from_secs(if self.world.chance(3) { 1 + self.world.random.below(60) } else { 0 });
+        self.note(format!(
+            "grant {id} below {parent:?}: {:?}, searched: {search_environment}, grace {grace:?}",
+            holders.0
+        ));
         let lease = Lease {
             id,
             tenant,
@@ -187,6 +196,9 @@ impl Run {
             search_environment,
             lifetime_end: lifetime_max.map(|time| self.world.now + time),
             claims,
+            grace,
+            held: None,
+            waits_until: None,
             inode: None,
             areas: BTreeMap::new(),
             must: true,
@@ -201,11 +213,13 @@ impl Run {
             nonce,
             parent,
             holders: holders.0,
+            share: Share::default(),
             lifetime_max,
             labels: BTreeMap::new(),
             search_environment,
+            grace,
         };
-        let caller = scratch_lease::Caller { tenant, admin: false };
+        let caller = Caller::of(tenant);
         let first = self.lives_by_nonce(id);
         self.with_broker(|broker, world| {
             broker.grant(world, caller, grant, holders.1);
@@ -236,10 +250,15 @@ impl Run {
         let Some(id) = self.some_lease() else { return };
         let Some(caller) = self.client_of(id) else { return };
         let mut holders = (Vec::new(), Vec::new());
-        let kind = self.world.random.below(4);
+        let kind = self.world.random.below(6);
         let Some(mut claim) = self.a_subject(&mut holders, kind) else { return };
         claim.must = false;
         let Some(lease) = self.truth.leases.get_mut(&id) else { return };
+        if claim.subject == Subject::Hold
+            && lease.claims.iter().any(|other| other.may && other.subject == Subject::Hold)
+        {
+            return;
+        }
         if let Subject::Connection(_) = claim.subject {
             if lease.claims.iter().any(|other| other.may && other.subject == claim.subject) {
                 return;
@@ -264,9 +283,14 @@ impl Run {
 
     fn detach(&mut self) {
         let Some(id) = self.some_lease() else { return };
-        let (Some(caller), Some(broker)) = (self.client_of(id), self.broker.as_ref()) else { return };
+        let Some(broker) = self.broker.as_ref() else { return };
         let holders = broker.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
         let Some(holder) = self.world.any(&holders) else { return };
+        self.detach_one(id, holder);
+    }
+
+    pub(crate) fn detach_one(&mut self, id: LeaseId, holder: Holder) {
+        let (Some(caller), Some(broker)) = (self.client_of(id), self.broker.as_ref()) else { return };
         let goes = goes_with(broker, id, holder.id, holder.kind);
         self.truth.detaches(id, holder.id, goes);
         self.note(format!("detach from {id}: {holder:?}"));
@@ -299,8 +323,8 @@ impl Run {
             lease.must = false;
         }
         self.note(format!("revoke {id}"));
-        self.with_broker(|broker, _| {
-            broker.revoke(id, caller);
+        self.with_broker(|broker, world| {
+            broker.revoke(world, id, caller);
             Ok(())
         });
     }
@@ -345,7 +369,18 @@ impl Run {
         let pids: Vec<i32> = self.world.processes.keys().copied().collect();
         let connections: Vec<_> = self.world.connections.iter().copied().collect();
         let descriptors: Vec<_> = self.world.descriptors.iter().copied().collect();
-        match self.world.random.below(3) {
+        match self.world.random.below(4) {
+            3 => {
+                let cgroups: Vec<_> = self.world.cgroups.keys().copied().collect();
+                let Some(cgroup) = self.world.any(&cgroups) else { return };
+                let is_removed = self.world.chance(2) || self.world.cgroups.get(&cgroup) == Some(&false);
+                if is_removed {
+                    self.world.cgroups.remove(&cgroup);
+                } else {
+                    self.world.cgroups.insert(cgroup, false);
+                }
+                self.note(format!("{cgroup:?} is empty, and removed: {is_removed}"));
+            }
             0 => {
                 let Some(pid) = self.world.any(&pids) else { return };
                 self.world.processes.remove(&pid);
@@ -367,14 +402,14 @@ impl Run {
     /// The broker hears of one of those that ended, in any order and any time later.
     fn something_is_told(&mut self) {
         let Some(broker) = self.broker.as_ref() else { return };
-        let (processes, sockets, connections) = broker.ended(&self.world);
+        let (beings, sockets, connections) = broker.ended(&self.world);
         match self.world.random.below(4) {
             0 => {
-                let Some(process) = self.world.any(&processes) else { return };
-                self.note(format!("the broker hears of {process:?}"));
-                self.with_broker(|broker, _| {
-                    let holders = broker.watched.remove(&process).unwrap_or_default();
-                    broker.jobs.push_back(Job::Gone(holders));
+                let Some(being) = self.world.any(&beings) else { return };
+                self.note(format!("the broker hears of {being:?}"));
+                self.with_broker(|broker, world| {
+                    let holders = broker.watched.remove(&being).unwrap_or_default();
+                    broker.jobs.extend(world.parting(being).map(|how| Job::Gone(holders, how)));
                     Ok(())
                 });
             }
@@ -382,7 +417,7 @@ impl Run {
                 let Some(holder) = self.world.any(&sockets) else { return };
                 self.with_broker(|broker, _| {
                     broker.sockets.remove(&holder);
-                    broker.jobs.push_back(Job::Gone(vec![holder]));
+                    broker.jobs.push_back(Job::Gone(vec![holder], Parting::Gone));
                     Ok(())
                 });
             }
@@ -442,6 +477,9 @@ impl Run {
             None => self.tenant(),
         };
         let process = self.world.start_process(tenant, names);
+        if names.is_some() {
+            self.truth.may_be_found();
+        }
         self.note(format!("{process:?} starts, names {names:?}"));
     }
 

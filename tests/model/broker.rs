@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use scratch_lease::{BootTime, Caller, ConnectionId, Due, HolderId, HolderKind, LeaseId, ProcessId, Table, TenantId};
+use scratch_lease::{BootTime, Caller, ConnectionId, Due, HolderId, HolderKind, LeaseId, Parting, Table, TenantId};
 
 use crate::disk::{Fail, NEW, RECORDS, ROOT, TRASH};
 use crate::record::Record;
 use crate::requests::{Job, Reply};
-use crate::world::{World, Wrong};
+use crate::world::{Being, World, Wrong};
 
 /// As in the watcher: a timer that fires this late shows that the broker did not run.
 pub(crate) const LATE: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ pub(crate) struct Broker {
     pub(crate) grace: Duration,
     /// Connections that were accepted.
     pub(crate) open: BTreeSet<ConnectionId>,
-    pub(crate) watched: BTreeMap<ProcessId, Vec<(LeaseId, HolderId)>>,
+    pub(crate) watched: BTreeMap<Being, Vec<(LeaseId, HolderId)>>,
     pub(crate) sockets: BTreeMap<(LeaseId, HolderId), u64>,
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) replies: Vec<Reply>,
@@ -45,6 +45,10 @@ pub(crate) struct Broker {
     pub(crate) decided_until: BootTime,
     pub(crate) awaited_until: BootTime,
     pub(crate) armed: Option<BootTime>,
+    /// It has given everybody their time again.
+    pub(crate) rearmed: bool,
+    /// The timer was set when its time was over: what came by a slow disk looks as if the broker had not run.
+    pub(crate) set_late: bool,
     pub(crate) suspended: Duration,
     pub(crate) next_trash: u64,
 }
@@ -53,33 +57,36 @@ pub(crate) struct Broker {
 pub(crate) type Step<T> = Result<T, Fail>;
 
 pub(crate) fn own_word() -> Caller {
-    Caller { tenant: TenantId(0), admin: true }
+    Caller { admin: true, ..Caller::of(TenantId(0)) }
 }
 
 impl Broker {
     /// What every event ends in.
-    pub(crate) fn settle(&mut self) {
-        self.settle_then(None);
+    pub(crate) fn settle(&mut self, world: &World) {
+        self.settle_then(world, None);
     }
 
     /// What is due is done before the reply.
-    pub(crate) fn settle_then(&mut self, reply: Option<Reply>) {
+    pub(crate) fn settle_then(&mut self, world: &World, reply: Option<Reply>) {
         let due = self.table.due(self.decided_until);
-        self.arm();
-        self.act(due, reply);
+        self.arm(world);
+        self.act(world, due, reply);
     }
 
-    fn arm(&mut self) {
+    fn arm(&mut self, world: &World) {
         self.armed = self.table.next_deadline().filter(|time| *time > self.awaited_until);
+        self.set_late |= self.armed.is_some_and(|time| time < world.now);
     }
 
     /// One thread's list of ends, in its order; searches are others' work.
-    pub(crate) fn act(&mut self, due: Vec<Due>, then: Option<Reply>) {
+    pub(crate) fn act(&mut self, world: &World, due: Vec<Due>, then: Option<Reply>) {
         let mut ends = VecDeque::new();
         let mut searches = Vec::new();
         for one in due {
             match one {
-                Due::End { id, .. } => ends.push_back(id),
+                // Nothing is to be kept here.
+                Due::End { id, .. } | Due::Keep { id, .. } => ends.push_back(id),
+                Due::Grace(id) => self.wait_for_holder(world, id),
                 Due::Search(id) => searches.push(Job::Search(id)),
             }
         }
@@ -91,18 +98,27 @@ impl Broker {
         self.jobs.extend(searches);
     }
 
+    fn wait_for_holder(&mut self, world: &World, id: LeaseId) {
+        self.table.wait_for_holder(id, world.now);
+        if !world.is(Wrong::GraceUntimed) {
+            self.arm(world);
+        }
+    }
+
     /// The timer, if its time has come.
     pub(crate) fn fire(&mut self, world: &World) {
         let Some(deadline) = self.armed.filter(|deadline| *deadline <= world.now) else { return };
         self.armed = None;
         let late = world.now.duration_since(deadline) > LATE || world.suspended > self.suspended + LATE;
-        if late && !world.is(Wrong::NoRearm) {
+        self.set_late &= late;
+        if (late && !world.is(Wrong::NoRearm)) || world.is(Wrong::AlwaysRearmed) {
             self.table.rearm(world.now, self.grace.max(STREAM_COMES_WITHIN));
+            self.rearmed = true;
         }
         self.suspended = world.suspended;
         self.awaited_until = self.awaited_until.max(world.now);
         self.jobs.push_back(Job::Pass(world.now));
-        self.settle();
+        self.settle(world);
     }
 
     pub(crate) fn read_mail(&mut self, world: &mut World) {
@@ -118,7 +134,7 @@ impl Broker {
             self.read_mail(world);
         }
         self.decided_until = self.decided_until.max(time);
-        self.settle();
+        self.settle(world);
     }
 
     /// First half of an end: out of sight, if it can be.
@@ -202,31 +218,38 @@ impl Broker {
     }
 
     pub(crate) fn watch(&mut self, holder: (LeaseId, HolderId), kind: HolderKind, descriptor: Option<u64>) {
-        match (kind, descriptor) {
-            (HolderKind::Process(process), _) => self.watched.entry(process).or_default().push(holder),
-            (HolderKind::Descriptor, Some(descriptor)) => _ = self.sockets.insert(holder, descriptor),
-            _ => {}
+        match (Being::of(kind), descriptor) {
+            (Some(being), _) => self.watched.entry(being).or_default().push(holder),
+            (None, Some(descriptor)) => _ = self.sockets.insert(holder, descriptor),
+            (None, None) => {}
         }
     }
 
     pub(crate) fn unwatch(&mut self, holder: (LeaseId, HolderId), kind: HolderKind) {
         self.sockets.remove(&holder);
-        if let HolderKind::Process(process) = kind
-            && let Some(holders) = self.watched.get_mut(&process)
+        if let Some(being) = Being::of(kind)
+            && let Some(holders) = self.watched.get_mut(&being)
         {
             holders.retain(|other| *other != holder);
             if holders.is_empty() {
-                self.watched.remove(&process);
+                self.watched.remove(&being);
             }
         }
     }
 
     /// What has ended and was not told yet.
-    pub(crate) fn ended(&self, world: &World) -> (Vec<ProcessId>, Vec<(LeaseId, HolderId)>, Vec<ConnectionId>) {
-        let processes = self.watched.keys().copied().filter(|process| !world.is_alive(*process)).collect();
+    pub(crate) fn ended(&self, world: &World) -> (Vec<Being>, Vec<(LeaseId, HolderId)>, Vec<ConnectionId>) {
+        let beings = self.watched.keys().copied().filter(|being| !world.is_alive(*being)).collect();
         let sockets = self.sockets.iter().filter(|(_, descriptor)| !world.descriptors.contains(descriptor));
         let connections = self.open.difference(&world.connections).copied().collect();
-        (processes, sockets.map(|(holder, _)| *holder).collect(), connections)
+        (beings, sockets.map(|(holder, _)| *holder).collect(), connections)
+    }
+
+    /// One of those that are watched has ended, and so its holders go.
+    pub(crate) fn has_ended(&mut self, being: Being, how: Parting) {
+        for (lease, holder) in self.watched.remove(&being).unwrap_or_default() {
+            self.table.holder_parted(lease, holder, how);
+        }
     }
 
     pub(crate) fn owe(&mut self, subject: Subject, now: BootTime) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use scratch_lease::{BootTime, HolderKind, Lease, LeaseId, RecordedHolder, TenantId};
+use scratch_lease::{BootTime, HolderId, HolderKind, Lease, LeaseId, RecordedHolder, TenantId};
 
 use crate::disk::Inode;
 
@@ -15,7 +15,9 @@ pub(crate) struct Record {
     pub(crate) created: BootTime,
     pub(crate) lifetime_max: Option<Duration>,
     pub(crate) search_environment: bool,
-    pub(crate) holders: Vec<RecordedHolder>,
+    pub(crate) grace: Duration,
+    pub(crate) holders: Vec<(HolderId, RecordedHolder)>,
+    pub(crate) holder_next: HolderId,
 }
 
 impl Record {
@@ -31,7 +33,9 @@ impl Record {
             created: lease.created(),
             lifetime_max: lease.lifetime_end().map(|end| end.duration_since(lease.created())),
             search_environment: lease.search_environment() && !ends,
-            holders: holders.iter().map(|holder| recorded(holder.kind)).collect(),
+            grace: if ends { Duration::ZERO } else { lease.grace() },
+            holders: holders.iter().map(|holder| (holder.id, recorded(holder.kind))).collect(),
+            holder_next: lease.holder_next(),
         }
     }
 }
@@ -39,10 +43,13 @@ impl Record {
 fn recorded(kind: HolderKind) -> RecordedHolder {
     match kind {
         HolderKind::Connection(_) | HolderKind::LostConnection { .. } | HolderKind::AwaitedConnection { .. } => {
-            RecordedHolder::Connection
+            RecordedHolder::Connection(None)
         }
         HolderKind::Process(process) => RecordedHolder::Process(process),
         HolderKind::Ttl { granted, .. } => RecordedHolder::Ttl(granted),
         HolderKind::Descriptor => RecordedHolder::Descriptor,
+        HolderKind::Cgroup(cgroup) => RecordedHolder::Cgroup(cgroup),
+        HolderKind::Hold => RecordedHolder::Hold,
+        HolderKind::Unknown => RecordedHolder::Unknown,
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use scratch_lease::{
-    AreaKey, BootTime, Caller, Grant, Granted, Holder, HolderId, HolderKind, LeaseId, LeaseState, NewHolder, Reason,
-    Table,
+    AreaKey, BootTime, Caller, Grant, Granted, Holder, HolderId, HolderKind, LeaseId, LeaseState, NewHolder, Parting,
+    Reason, Table,
 };
 
 use crate::broker::{Broker, Step, own_word};
@@ -65,7 +65,7 @@ pub(crate) enum Job {
     },
     Search(LeaseId),
     /// Holders that were seen to have ended.
-    Gone(Vec<(LeaseId, HolderId)>),
+    Gone(Vec<(LeaseId, HolderId)>, Parting),
     Settle,
     Pass(BootTime),
 }
@@ -122,13 +122,13 @@ impl Broker {
             Job::Rewritten { id, then } => self.rewritten(world, id, then)?,
             Job::Ends { ends, is_renamed, then } => self.end_next(world, ends, is_renamed, then)?,
             Job::Search(id) => self.search(world, id),
-            Job::Gone(holders) => {
-                holders.into_iter().for_each(|(lease, holder)| self.table.holder_gone(lease, holder));
-                self.settle();
+            Job::Gone(holders, how) => {
+                holders.into_iter().for_each(|(lease, holder)| self.table.holder_parted(lease, holder, how));
+                self.settle(world);
                 None
             }
             Job::Settle => {
-                self.settle();
+                self.settle(world);
                 None
             }
             Job::Pass(time) => {
@@ -204,7 +204,7 @@ impl Broker {
         if !can_watch {
             self.table.end(id, Reason::Revoked);
         }
-        self.settle_then(Some(Reply::Granted(id, can_watch.then_some(id), world.now)));
+        self.settle_then(world, Some(Reply::Granted(id, can_watch.then_some(id), world.now)));
         None
     }
 
@@ -223,11 +223,11 @@ impl Broker {
             return None;
         };
         if before.iter().any(|old| old.id == holder.id) {
-            self.settle_then(Some(Reply::Attached(id, number, Some(holder.id))));
+            self.settle_then(world, Some(Reply::Attached(id, number, Some(holder.id))));
             return None;
         }
         if world.refuses(100) {
-            self.take_back(id, holder, number);
+            self.take_back(world, id, holder, number);
             return None;
         }
         self.watch((id, holder.id), holder.kind, descriptor);
@@ -237,10 +237,10 @@ impl Broker {
         Some(Job::Rewrite { id, then: Then::Attached(holder, number) })
     }
 
-    fn take_back(&mut self, id: LeaseId, holder: Holder, number: u64) {
+    fn take_back(&mut self, world: &World, id: LeaseId, holder: Holder, number: u64) {
         self.unwatch((id, holder.id), holder.kind);
         self.table.holder_gone(id, holder.id);
-        self.settle_then(Some(Reply::Attached(id, number, None)));
+        self.settle_then(world, Some(Reply::Attached(id, number, None)));
     }
 
     fn detach(&mut self, world: &World, id: LeaseId, caller: Caller, holder: HolderId) -> Option<Job> {
@@ -256,21 +256,21 @@ impl Broker {
         if !goes && !world.is(Wrong::DetachedBeforeRecorded) {
             return Some(Job::Rewrite { id, then: Then::Detached(holder) });
         }
-        self.settle_then(Some(Reply::Detached(id, holder, true)));
+        self.settle_then(world, Some(Reply::Detached(id, holder, true)));
         None
     }
 
     fn rewrite(&mut self, world: &mut World, id: LeaseId, then: Then) -> Step<Option<Job>> {
         let inode = world.disk.look(ROOT, id.as_str());
         let (Some(lease), Some(inode)) = (self.table.lease(id), inode) else {
-            self.answer(id, then, false);
+            self.answer(world, id, then, false);
             return Ok(None);
         };
         let record = Record::of(lease, inode);
         if self.write_record(world, id, record)? {
             return Ok(Some(Job::Rewritten { id, then }));
         }
-        self.answer(id, then, false);
+        self.answer(world, id, then, false);
         Ok(None)
     }
 
@@ -285,18 +285,18 @@ impl Broker {
             // Decided since: its record must not be left naming holders.
             self.rewrite(world, id, Then::Ending)?;
         }
-        self.answer(id, then, !is_gone);
+        self.answer(world, id, then, !is_gone);
         Ok(None)
     }
 
-    fn answer(&mut self, id: LeaseId, then: Then, is_written: bool) {
+    fn answer(&mut self, world: &World, id: LeaseId, then: Then, is_written: bool) {
         match then {
             Then::Attached(holder, number) if is_written => {
-                self.settle_then(Some(Reply::Attached(id, number, Some(holder.id))));
+                self.settle_then(world, Some(Reply::Attached(id, number, Some(holder.id))));
             }
-            Then::Attached(holder, number) => self.take_back(id, holder, number),
+            Then::Attached(holder, number) => self.take_back(world, id, holder, number),
             Then::Detached(holder) => {
-                self.settle_then(Some(Reply::Detached(id, holder, is_written)));
+                self.settle_then(world, Some(Reply::Detached(id, holder, is_written)));
             }
             Then::Nothing | Then::Ending => {}
         }
@@ -357,14 +357,14 @@ impl Broker {
             }
         }
         self.table.searched(id);
-        self.settle();
+        self.settle(world);
         None
     }
 
-    pub(crate) fn revoke(&mut self, id: LeaseId, caller: Caller) {
+    pub(crate) fn revoke(&mut self, world: &World, id: LeaseId, caller: Caller) {
         if self.table.revoke(id, caller).is_ok() {
             let due = self.table.due(self.decided_until);
-            self.act(due, Some(Reply::Revoked(id)));
+            self.act(world, due, Some(Reply::Revoked(id)));
         }
     }
 

@@ -10,7 +10,7 @@ use crate::check;
 use crate::disk::{Fail, ROOT};
 use crate::requests::{Job, Reply};
 use crate::truth::{Claim, Subject, Truth};
-use crate::world::{World, Wrong};
+use crate::world::{Being, World, Wrong};
 
 pub(crate) const GRACE: Duration = Duration::from_secs(20);
 
@@ -97,6 +97,7 @@ impl Run {
         if let Some(broker) = self.broker.as_ref().filter(|_| was_up) {
             check::children_first(&self.world, &self.truth, broker, &before)?;
         }
+        self.truth.sees(&self.world, self.broker.is_none());
         check::the_living(&self.world, &mut self.truth, self.broker.is_none())
     }
 
@@ -163,7 +164,15 @@ impl Run {
             self.truth.leases.entry(id).and_modify(|lease| lease.is_damaged = true);
         }
         let Some(broker) = self.broker.as_mut() else { return };
-        for reply in std::mem::take(&mut broker.replies) {
+        let (replies, rearmed) = (std::mem::take(&mut broker.replies), std::mem::take(&mut broker.rearmed));
+        if rearmed {
+            let is_right = std::mem::take(&mut broker.set_late) || self.stood_still;
+            self.extend();
+            if !is_right {
+                self.world.disk.violation = Some("the broker served all the time and gave time again".to_owned());
+            }
+        }
+        for reply in replies {
             self.one_told(&reply);
         }
     }
@@ -194,6 +203,8 @@ impl Run {
                     }
                     _ => {}
                 }
+                // Also one that could not stay was a holder: the wait begins again.
+                lease.waits_until = None;
             }
             Reply::Detached(id, holder, is_done) => {
                 let found = self.truth.detaching.iter().position(|(lease, other, _)| lease == id && other == holder);
@@ -253,7 +264,7 @@ impl Run {
     }
 
     pub(crate) fn client_of(&self, id: LeaseId) -> Option<scratch_lease::Caller> {
-        self.truth.leases.get(&id).map(|lease| scratch_lease::Caller { tenant: lease.tenant, admin: false })
+        self.truth.leases.get(&id).map(|lease| scratch_lease::Caller::of(lease.tenant))
     }
 
     /// All that has happened is told, and all that is to be done is done. Time stands still.
@@ -262,16 +273,19 @@ impl Run {
         for _ in 0..10_000 {
             let Some(mut broker) = self.broker.take() else { return Ok(()) };
             let world = &mut self.world;
-            let (processes, sockets, connections) = broker.ended(world);
+            let (beings, sockets, connections) = broker.ended(world);
+            let is_timer = broker.runnable().is_empty()
+                && broker.waiting.is_empty()
+                && broker.armed.is_some_and(|time| time <= world.now);
             let work = if let Some(place) = broker.runnable().first().copied() {
                 broker.run(world, place)
             } else if let Some(subject) = broker.waiting.first().cloned() {
                 broker.reap(world, subject)
-            } else if broker.armed.is_some_and(|time| time <= world.now) {
+            } else if is_timer {
                 broker.fire(world);
                 Ok(())
-            } else if !processes.is_empty() || !sockets.is_empty() || !connections.is_empty() {
-                tell_of(&mut broker, &processes, &sockets, &connections);
+            } else if !beings.is_empty() || !sockets.is_empty() || !connections.is_empty() {
+                tell_of(&mut broker, world, (&beings, &sockets, &connections));
                 Ok(())
             } else if !world.mail.is_empty() {
                 broker.read_mail(world);
@@ -282,25 +296,24 @@ impl Run {
                 self.broker = Some(broker);
                 self.told();
                 check::the_living(&self.world, &mut self.truth, false)?;
+                self.truth.all_is_told(&self.world);
                 let Some(broker) = self.broker.as_ref() else { return Ok(()) };
                 return check::the_dead(&self.world, &self.truth, broker);
             };
             self.broker = Some(broker);
             self.told();
+            self.stood_still &= !is_timer;
             if work.is_err() {
                 self.tried.crashes += 1;
                 self.note("the broker dies in it");
                 self.go_down();
-            }
-            if self.stood_still {
-                self.extend();
             }
             check::the_living(&self.world, &mut self.truth, self.broker.is_none())?;
         }
         Err("it never comes to rest".to_owned())
     }
 
-    /// The broker may have given everybody their time again.
+    /// The broker has given everybody their time again.
     pub(crate) fn extend(&mut self) {
         let now = self.world.now;
         self.truth.leases.values_mut().for_each(|lease| lease.extend(now, GRACE.max(STREAM_COMES_WITHIN)));
@@ -335,9 +348,7 @@ impl Run {
                 broker.fire(world);
                 Ok(())
             });
-            if std::mem::take(&mut self.stood_still) {
-                self.extend();
-            }
+            self.stood_still = false;
         }
     }
 
@@ -353,12 +364,14 @@ impl Run {
         }
         self.come_to_rest()?;
         self.world.processes.clear();
+        self.world.cgroups.clear();
         self.world.connections.clear();
         self.world.descriptors.clear();
         // A start that can look at everything.
         self.world.is_willing = true;
         self.go_down();
         self.start(GRACE)?;
+        self.let_go();
         for _ in 0..6 {
             self.pass_time(Duration::from_secs(1000));
             self.come_to_rest()?;
@@ -373,6 +386,17 @@ impl Run {
             Some(name) => Err(format!("{name} is left after the end of everything")),
             None => Ok(()),
         }
+    }
+
+    /// What nothing but a request ends.
+    fn let_go(&mut self) {
+        let Some(broker) = &self.broker else { return };
+        let leases = self.truth.leases.keys().filter_map(|id| broker.table.lease(*id));
+        let holds: Vec<_> = leases
+            .flat_map(|lease| lease.holders().iter().map(|holder| (lease.id(), *holder)))
+            .filter(|(_, holder)| holder.kind == HolderKind::Hold)
+            .collect();
+        holds.into_iter().for_each(|(id, holder)| self.detach_one(id, holder));
     }
 
     pub(crate) fn some_lease(&mut self) -> Option<LeaseId> {
@@ -416,13 +440,11 @@ impl Run {
 
 fn tell_of(
     broker: &mut Broker,
-    processes: &[scratch_lease::ProcessId],
-    sockets: &[(LeaseId, u32)],
-    connections: &[ConnectionId],
+    world: &World,
+    (beings, sockets, connections): (&[Being], &[(LeaseId, u32)], &[ConnectionId]),
 ) {
-    for process in processes {
-        let holders = broker.watched.remove(process).unwrap_or_default();
-        holders.into_iter().for_each(|(lease, holder)| broker.table.holder_gone(lease, holder));
+    for being in beings {
+        world.parting(*being).into_iter().for_each(|how| broker.has_ended(*being, how));
     }
     for holder in sockets {
         broker.sockets.remove(holder);
@@ -432,7 +454,7 @@ fn tell_of(
         broker.open.remove(connection);
         broker.table.connection_closed(*connection);
     }
-    broker.settle();
+    broker.settle(world);
 }
 
 /// Which claims a holder of the table is.
@@ -444,7 +466,8 @@ pub(crate) fn goes_with(
 ) -> impl Fn(&Subject) -> bool + use<> {
     let socket = broker.sockets.get(&(id, holder)).copied();
     move |subject| match (kind, *subject) {
-        (HolderKind::Process(process), Subject::Process(other)) => process == other,
+        (kind, Subject::Being(other)) => Being::of(kind) == Some(other),
+        (HolderKind::Hold, Subject::Hold) => true,
         (HolderKind::Connection(connection), Subject::Connection(other)) => connection == other,
         (HolderKind::LostConnection { .. } | HolderKind::AwaitedConnection { .. }, Subject::Waited { .. }) => true,
         (HolderKind::Ttl { granted, .. }, Subject::Ttl { granted: other, .. }) => granted == other,

@@ -3,24 +3,30 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use scratch_lease::{BootTime, Found, FoundRecord, Grant, HolderKind, Known, LeaseId, Limits, Recovery, Table};
+use scratch_lease::{
+    BootTime, Found, FoundRecord, Grant, Known, LeaseId, Limits, NewHolder, Parting, RecordedHolder, Recovery, Share,
+    Table,
+};
 
 use crate::broker::{Broker, Step, Subject};
 use crate::disk::{Content, Fail, NEW, RECORDS, ROOT, TRASH};
 use crate::record::Record;
 use crate::requests::Job;
-use crate::world::{World, Wrong};
+use crate::world::{Being, World, Wrong};
 
-pub(crate) const LIMITS: Limits = Limits {
-    leases_per_tenant: 30,
-    areas_per_tenant: 40,
-    holders_per_lease: 5,
-    labels_per_lease: 1,
-    label_bytes: 1,
-    ttl_min: Duration::from_secs(1),
-    ttl_max: Duration::from_secs(600),
-    depth_max: 7,
-};
+fn limits() -> Limits {
+    Limits {
+        leases_per_tenant: 30,
+        areas_per_tenant: 40,
+        holders_per_lease: 5,
+        labels_per_lease: 1,
+        label_bytes: 1,
+        ttl_min: Duration::from_secs(1),
+        ttl_max: Duration::from_secs(600),
+        depth_max: 7,
+        ..Limits::default()
+    }
+}
 
 fn ids(world: &World, directory: u32) -> Vec<LeaseId> {
     world.disk.entries(directory).keys().filter_map(|name| name.parse().ok()).collect()
@@ -31,7 +37,7 @@ impl Broker {
         let number = |name: &String| name.split('.').next().and_then(|number| number.parse::<u64>().ok());
         let highest = world.disk.entries(TRASH).keys().filter_map(number).max();
         Broker {
-            table: Table::new(LIMITS, 1),
+            table: Table::new(limits(), 1),
             grace,
             open: BTreeSet::new(),
             watched: BTreeMap::new(),
@@ -43,6 +49,8 @@ impl Broker {
             decided_until: world.now,
             awaited_until: BootTime(0),
             armed: None,
+            rearmed: false,
+            set_late: false,
             suspended: world.suspended,
             next_trash: highest.map_or(0, |highest| highest + 1),
         }
@@ -73,7 +81,7 @@ impl Broker {
             broker.judge(world, &mut recovery, id, state, record)?;
         }
         broker.set_boot(world)?;
-        broker.settle();
+        broker.settle(world);
         while let Some(place) = broker.jobs.iter().position(|job| matches!(job, Job::Ends { .. })) {
             broker.run(world, place)?;
         }
@@ -122,7 +130,8 @@ impl Broker {
                     && let Some(record) = record
                 {
                     // Still there: the next start must not take it for one of this boot.
-                    let unheld = Record { holders: Vec::new(), search_environment: false, ..record };
+                    let unheld =
+                        Record { holders: Vec::new(), search_environment: false, grace: Duration::ZERO, ..record };
                     self.write_record(world, id, unheld)?;
                 }
             }
@@ -131,28 +140,23 @@ impl Broker {
     }
 
     fn adopt(&mut self, world: &mut World, recovery: &Recovery, id: LeaseId, record: &Record) {
-        let mut unwatched = Vec::new();
         let now = world.now;
-        let mut holders = recovery.holders(record.holders.iter().copied(), now, |process| {
-            let known = match world.is_alive(process) {
-                _ if world.refuses(50) => Known::Unknown,
-                true => Known::Alive,
-                false => Known::Gone,
-            };
-            match known {
-                Known::Unknown if world.is(Wrong::UnknownIsGone) => return Known::Gone,
-                Known::Gone if world.is(Wrong::GoneIsAdopted) => unwatched.push(process),
-                Known::Unknown => {
-                    unwatched.push(process);
-                    world.unlooked.push(process);
-                }
-                known => return known,
-            }
-            Known::Unknown
-        });
+        let grace = if world.is(Wrong::GraceForgotten) { Duration::ZERO } else { record.grace };
+        let mut unwatched = Vec::new();
+        let mut known = |world: &mut World, holder| match holder {
+            RecordedHolder::Process(process) => look(world, Being::Process(process), &mut unwatched),
+            RecordedHolder::Cgroup(cgroup) => look(world, Being::Cgroup(cgroup), &mut unwatched),
+            RecordedHolder::Connection(_) | RecordedHolder::Unknown => Known::Unknown,
+            RecordedHolder::Descriptor => Known::Gone(Parting::Lost),
+            RecordedHolder::Hold if world.is(Wrong::HoldForgotten) => Known::Gone(Parting::Lost),
+            RecordedHolder::Hold | RecordedHolder::Ttl(_) => Known::There,
+        };
+        let recorded: Vec<_> =
+            record.holders.iter().map(|(id, holder)| (*id, (*holder, known(world, *holder)))).collect();
+        let mut holders = recovery.holders(recorded, grace, now);
         if world.is(Wrong::NoGrace) {
-            for holder in &mut holders {
-                if let scratch_lease::NewHolder::LostConnection { until } = holder {
+            for adopted in &mut holders {
+                if let NewHolder::LostConnection { until } = &mut adopted.holder {
                     *until = now;
                 }
             }
@@ -163,20 +167,40 @@ impl Broker {
             pool: 0,
             nonce: record.nonce,
             parent: recovery.parent(record.parent),
-            holders,
+            holders: Vec::new(),
+            share: Share::default(),
             lifetime_max: record.lifetime_max,
             labels: BTreeMap::new(),
             search_environment: record.search_environment,
+            grace,
         };
-        self.table.adopt(grant, record.created, now);
+        self.table.adopt(grant, holders, record.holder_next, (record.created, now));
         let holders = self.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
         for holder in holders {
-            let HolderKind::Process(process) = holder.kind else { continue };
-            if !unwatched.contains(&process) {
+            if Being::of(holder.kind).is_some_and(|being| !unwatched.contains(&being)) {
                 self.watch((id, holder.id), holder.kind, None);
             }
         }
     }
+}
+
+/// What a start sees of it; what it can't look at, nobody watches.
+fn look(world: &mut World, being: Being, unwatched: &mut Vec<Being>) -> Known {
+    let known = match world.parting(being) {
+        _ if world.refuses(50) => Known::Unknown,
+        Some(how) => Known::Gone(how),
+        None => Known::There,
+    };
+    match known {
+        Known::Unknown if world.is(Wrong::UnknownIsGone) => return Known::Gone(Parting::Lost),
+        Known::Gone(_) if world.is(Wrong::GoneIsAdopted) => unwatched.push(being),
+        Known::Unknown => {
+            unwatched.push(being);
+            world.unlooked.push(being);
+        }
+        known => return known,
+    }
+    Known::Unknown
 }
 
 fn record(world: &World, id: LeaseId) -> Option<Record> {

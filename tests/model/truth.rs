@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use scratch_lease::{BootTime, ConnectionId, HolderId, LeaseId, ProcessId, TenantId};
+use scratch_lease::{BootTime, ConnectionId, HolderId, LeaseId, TenantId};
 
 use crate::broker::STREAM_COMES_WITHIN;
 use crate::disk::Inode;
-use crate::world::World;
+use crate::world::{Being, World};
 
 /// What holds a lease. `lives_until` is promised; by `ends_by` it has to be over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Subject {
-    Process(ProcessId),
+    Being(Being),
     Connection(ConnectionId),
     /// A connection that may come, or come back.
     Waited {
@@ -27,6 +27,7 @@ pub(crate) enum Subject {
         is_renewed: bool,
     },
     Descriptor(u64),
+    Hold,
 }
 
 #[derive(Debug, Clone)]
@@ -50,6 +51,12 @@ pub(crate) struct Lease {
     pub(crate) search_environment: bool,
     pub(crate) lifetime_end: Option<BootTime>,
     pub(crate) claims: Vec<Claim>,
+    /// How long it waits for another holder.
+    pub(crate) grace: Duration,
+    /// When it was last seen to be held by what ends by itself: from then on it has its grace.
+    pub(crate) held: Option<BootTime>,
+    /// By when the grace of one that nothing holds is over.
+    pub(crate) waits_until: Option<BootTime>,
     /// The directory that its client was told of.
     pub(crate) inode: Option<Inode>,
     pub(crate) areas: BTreeMap<String, Inode>,
@@ -66,8 +73,16 @@ pub(crate) struct Truth {
     pub(crate) leases: BTreeMap<LeaseId, Lease>,
     /// Detach requests under way, with the claims that go with each.
     pub(crate) detaching: Vec<(LeaseId, HolderId, Vec<u64>)>,
-    /// Processes that could not be looked at in this run.
-    pub(crate) unlooked: Vec<ProcessId>,
+    /// What could not be looked at in this run.
+    pub(crate) unlooked: Vec<Being>,
+}
+
+/// By so much more than it had to, a start gives time.
+const SPREAD_MAX: Duration = Duration::from_secs(10);
+
+/// Whether it has to be waited for another holder.
+fn waits(world: &World, lease: &Lease) -> bool {
+    lease.held.is_some_and(|held| world.now < held + lease.grace)
 }
 
 impl Claim {
@@ -78,7 +93,8 @@ impl Claim {
     fn lives(&self, world: &World, is_down: bool) -> bool {
         self.must
             && match self.subject {
-                Subject::Process(process) => world.is_alive(process),
+                Subject::Being(being) => world.is_alive(being),
+                Subject::Hold => true,
                 Subject::Connection(connection) => world.connections.contains(&connection),
                 Subject::Descriptor(descriptor) => world.descriptors.contains(&descriptor),
                 Subject::Waited { .. } | Subject::Ttl { .. } if is_down => self.lived,
@@ -98,6 +114,7 @@ impl Lease {
                 _ => {}
             }
         }
+        self.waits_until = self.waits_until.map(|_| now + self.grace);
     }
 
     /// Its grant was answered: from now on its times run.
@@ -108,7 +125,8 @@ impl Lease {
                 Subject::Waited { lives_until, ends_by } => (STREAM_COMES_WITHIN, lives_until, ends_by),
                 _ => continue,
             };
-            (*lives_until, *ends_by) = (now + granted, now + granted);
+            // All may have got their time again since.
+            (*lives_until, *ends_by) = (now + granted, (*ends_by).max(now + granted));
         }
     }
 
@@ -136,7 +154,7 @@ impl Truth {
         lease.inode.is_some()
             && lease.must
             && in_time
-            && self.is_held(world, lease, is_down)
+            && (self.is_held(world, lease, is_down) || waits(world, lease))
             && lease.parent.is_none_or(|parent| self.must_live(world, parent, is_down))
     }
 
@@ -168,14 +186,17 @@ impl Truth {
         let held = lease.claims.iter().any(|claim| self.may_hold(world, claim));
         lease.may
             && !over
-            && (held || (lease.search_environment && self.may_be_named(world, id)))
+            && (held
+                || (lease.search_environment && self.may_be_named(world, id))
+                || lease.waits_until.is_some_and(|end| world.now < end))
             && lease.parent.is_none_or(|parent| self.may_live(world, parent))
     }
 
     fn may_hold(&self, world: &World, claim: &Claim) -> bool {
         claim.may
             && match claim.subject {
-                Subject::Process(process) => world.is_alive(process) || self.unlooked.contains(&process),
+                Subject::Being(being) => world.is_alive(being) || self.unlooked.contains(&being),
+                Subject::Hold => true,
                 Subject::Connection(connection) => world.connections.contains(&connection),
                 Subject::Descriptor(descriptor) => world.descriptors.contains(&descriptor),
                 Subject::Waited { ends_by, .. } | Subject::Ttl { ends_by, .. } => world.now < ends_by,
@@ -208,32 +229,31 @@ impl Truth {
                     }
                     Subject::Ttl { is_renewed, .. } => *is_renewed = false,
                     Subject::Descriptor(_) => (claim.must, claim.may) = (false, false),
-                    Subject::Process(_) | Subject::Waited { .. } => {}
+                    Subject::Being(_) | Subject::Hold | Subject::Waited { .. } => {}
                 }
             }
         }
         self.detaching.clear();
     }
 
-    /// Everything that has a time gets it in full from now.
+    /// Everything that has a time gets it in full from now, and up to a quarter more: it shall not all end at once.
     pub(crate) fn comes_up(&mut self, now: BootTime, grace: Duration) {
-        for claim in self.leases.values_mut().flat_map(|lease| &mut lease.claims) {
-            match &mut claim.subject {
-                Subject::Waited { lives_until, ends_by } => {
-                    *ends_by = now + grace;
-                    *lives_until = if claim.lived { *ends_by } else { BootTime(0) };
-                }
-                Subject::Ttl { granted, lives_until, ends_by, .. } => {
-                    *ends_by = now + *granted;
-                    *lives_until = if claim.lived { *ends_by } else { BootTime(0) };
-                }
-                _ => {}
+        for lease in self.leases.values_mut() {
+            lease.waits_until = None;
+            for claim in &mut lease.claims {
+                let (time, lives_until, ends_by) = match &mut claim.subject {
+                    Subject::Waited { lives_until, ends_by } => (grace.max(lease.grace), lives_until, ends_by),
+                    Subject::Ttl { granted, lives_until, ends_by, .. } => (*granted, lives_until, ends_by),
+                    _ => continue,
+                };
+                *lives_until = if claim.lived { now + time } else { BootTime(0) };
+                *ends_by = now + time + (time / 4).min(SPREAD_MAX);
             }
         }
     }
 
     /// From `before` until now nobody was served: what ran out in that time, by more than the `late` that the broker allows
-    /// itself, runs anew; where the broker gave more time than it had to, and did not tell, it may have seen nothing run out.
+    /// itself, runs anew; where the broker gave more time than it had to, it may have seen nothing run out.
     /// After a sleep everything runs anew.
     pub(crate) fn was_stalled(&mut self, before: BootTime, now: BootTime, late: Duration, slept: bool) {
         for claim in self.leases.values_mut().flat_map(|lease| &mut lease.claims) {
@@ -242,11 +262,43 @@ impl Truth {
                 Subject::Waited { lives_until, ends_by } => (lives_until, *ends_by, STREAM_COMES_WITHIN),
                 _ => continue,
             };
-            let ran_out = before < *until && *until + late < now && ends_by == *until;
+            let ran_out = before < *until && ends_by + late < now;
             if ran_out || (slept && before < *until) {
                 *until = (*until).max(now + again);
             }
         }
+    }
+
+    /// Which leases are held now, by what ends by itself: a Detach under way may be what ends them, and a lease whose client
+    /// did not come back after a restart has waited enough.
+    pub(crate) fn sees(&mut self, world: &World, is_down: bool) {
+        for lease in self.leases.values_mut().filter(|lease| !lease.grace.is_zero()) {
+            let waited = |claim: &Claim| matches!(claim.subject, Subject::Waited { .. });
+            let is_detached = self.detaching.iter().any(|(id, ..)| *id == lease.id);
+            if is_detached || lease.claims.iter().any(waited) {
+                lease.held = None;
+            } else if lease.claims.iter().any(|claim| claim.lives(world, is_down)) {
+                lease.held = Some(world.now);
+            }
+        }
+    }
+
+    /// The broker knows everything: whose wait has not begun, begins it now at the latest.
+    pub(crate) fn all_is_told(&mut self, world: &World) {
+        let is_held = |lease: &Lease| {
+            lease.claims.iter().any(|claim| self.may_hold(world, claim))
+                || (lease.search_environment && self.may_be_named(world, lease.id))
+        };
+        let held: Vec<bool> = self.leases.values().map(is_held).collect();
+        for (lease, is_held) in self.leases.values_mut().zip(held) {
+            let end = lease.waits_until.unwrap_or(world.now + lease.grace);
+            lease.waits_until = (!is_held && !lease.grace.is_zero()).then_some(end);
+        }
+    }
+
+    /// A process was started that a search may find: whoever waits may have had a holder again.
+    pub(crate) fn may_be_found(&mut self) {
+        self.leases.values_mut().for_each(|lease| lease.waits_until = None);
     }
 
     /// A Detach was asked for: what goes with this subject.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use scratch_lease::{BootTime, Caller, ConnectionId, LeaseId, ProcessId, TenantId};
+use scratch_lease::{BootTime, Caller, CgroupId, ConnectionId, HolderKind, LeaseId, Parting, ProcessId, TenantId};
 use scratch_tests::Random;
 
 use crate::disk::Disk;
@@ -29,10 +29,14 @@ pub(crate) enum Wrong {
     OwedKeepsHolders,
     NonceForgotten,
     NewIsKept,
+    GraceForgotten,
+    GraceUntimed,
+    HoldForgotten,
+    AlwaysRearmed,
 }
 
 impl Wrong {
-    pub(crate) const ALL: [Wrong; 18] = [
+    pub(crate) const ALL: [Wrong; 22] = [
         Wrong::ParentsEndFirst,
         Wrong::NoRearm,
         Wrong::NothingReadBeforeExpiry,
@@ -51,6 +55,10 @@ impl Wrong {
         Wrong::OwedKeepsHolders,
         Wrong::NonceForgotten,
         Wrong::NewIsKept,
+        Wrong::GraceForgotten,
+        Wrong::GraceUntimed,
+        Wrong::HoldForgotten,
+        Wrong::AlwaysRearmed,
     ];
 }
 
@@ -60,6 +68,23 @@ pub(crate) struct Process {
     pub(crate) tenant: TenantId,
     /// SCRATCHD_LEASE in its environment.
     pub(crate) names: Option<LeaseId>,
+}
+
+/// What the system tells the end of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Being {
+    Process(ProcessId),
+    Cgroup(CgroupId),
+}
+
+impl Being {
+    pub(crate) fn of(kind: HolderKind) -> Option<Being> {
+        match kind {
+            HolderKind::Process(process) => Some(Being::Process(process)),
+            HolderKind::Cgroup(cgroup) => Some(Being::Cgroup(cgroup)),
+            _ => None,
+        }
+    }
 }
 
 /// A renewal on its way.
@@ -77,6 +102,8 @@ pub(crate) struct World {
     pub(crate) disk: Disk,
     /// Those that run, by number.
     pub(crate) processes: BTreeMap<i32, Process>,
+    /// Those that are there, and whether a process is in each. Empty once, they stay so.
+    pub(crate) cgroups: BTreeMap<CgroupId, bool>,
     /// Open at the client's end.
     pub(crate) connections: BTreeSet<ConnectionId>,
     /// Open at the client's end.
@@ -84,8 +111,8 @@ pub(crate) struct World {
     pub(crate) mail: Vec<Mail>,
     /// The system does all that it is asked for.
     pub(crate) is_willing: bool,
-    /// Processes that a start could not look at.
-    pub(crate) unlooked: Vec<ProcessId>,
+    /// What a start could not look at.
+    pub(crate) unlooked: Vec<Being>,
     /// Dead leases that can't be put away, and whose record could not be changed either: a start may take them for living ones.
     pub(crate) unwritten: Vec<LeaseId>,
     pub(crate) wrong: Option<Wrong>,
@@ -104,6 +131,7 @@ impl World {
             boot: 1,
             disk: Disk::new(),
             processes: BTreeMap::new(),
+            cgroups: BTreeMap::new(),
             connections: BTreeSet::new(),
             descriptors: BTreeSet::new(),
             mail: Vec::new(),
@@ -139,8 +167,37 @@ impl World {
         of.get(usize::try_from(place).unwrap_or(0)).copied()
     }
 
-    pub(crate) fn is_alive(&self, process: ProcessId) -> bool {
-        self.processes.get(&process.pid).is_some_and(|running| running.id == process)
+    pub(crate) fn is_alive(&self, being: Being) -> bool {
+        self.parting(being).is_none()
+    }
+
+    /// How it has ended, if it has.
+    pub(crate) fn parting(&self, being: Being) -> Option<Parting> {
+        match being {
+            Being::Process(process) => {
+                let runs = self.processes.get(&process.pid).is_some_and(|running| running.id == process);
+                (!runs).then_some(Parting::Gone)
+            }
+            Being::Cgroup(cgroup) => match self.cgroups.get(&cgroup) {
+                Some(true) => None,
+                Some(false) => Some(Parting::Unpopulated),
+                None => Some(Parting::Removed),
+            },
+        }
+    }
+
+    /// One with a process in it, new or old.
+    pub(crate) fn populated(&mut self) -> CgroupId {
+        let populated: Vec<CgroupId> =
+            self.cgroups.iter().filter(|(_, is_populated)| **is_populated).map(|(cgroup, _)| *cgroup).collect();
+        if (populated.len() > 3 || self.chance(2))
+            && let Some(cgroup) = self.any(&populated)
+        {
+            return cgroup;
+        }
+        let cgroup = CgroupId(self.number());
+        self.cgroups.insert(cgroup, true);
+        cgroup
     }
 
     /// A process with a free number, if there is one.
@@ -167,6 +224,7 @@ impl World {
         self.now = BootTime(1_000_000_000);
         self.suspended = Duration::ZERO;
         self.processes.clear();
+        self.cgroups.clear();
         self.connections.clear();
         self.descriptors.clear();
         self.mail.clear();

@@ -5,10 +5,15 @@ use std::io::ErrorKind;
 
 use crate::step::{Outcome, cargo, step, target_directory};
 
+/// Not one of the daemon's: its own test target, of so many steps.
+const MODEL: &str = "nothing_live_is_removed";
+const MODEL_STEPS: &str = "1000000";
+
 /// A name, the tests that it stands for, and what they prove.
 type Proof = (&'static str, &'static str, &'static str);
 
 const PROOFS: &[Proof] = &[
+    ("model", MODEL, "a million steps of the decisions under a simulated clock, holders and disk with crashes"),
     ("kill-sweep", "sweep::killed", "killed at every call of a workload, by thread role: no leak, no loss"),
     (
         "fault-sweep",
@@ -46,9 +51,13 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         if !arguments.is_empty() && !arguments.iter().any(|word| word == name) {
             continue;
         }
-        let mut tests = cargo(&["test", "--package", "scratch-tests", "--test", "e2e", "--"]);
+        let target = if *filter == MODEL { "model" } else { "e2e" };
+        let mut tests = cargo(&["test", "--package", "scratch-tests", "--test", target, "--"]);
         // One at a time: each has the machine to itself.
         tests.args([filter, "--test-threads=1"]).env("SCRATCH_TORTURE", "1");
+        if *filter == MODEL {
+            tests.arg("--nocapture").env("SCRATCH_TEST_STEPS", MODEL_STEPS);
+        }
         if let Err(why) = step(&mut tests) {
             println!("{name}: {why}");
             failed.push(*name);

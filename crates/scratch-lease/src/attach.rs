@@ -37,6 +37,7 @@ impl Table {
         };
         lease.state = LeaseState::Live;
         lease.searched = false;
+        lease.waited = false;
         let ended = lease.grace_end.take();
         if let Some(end) = ended.filter(|end| lease.lifetime_end != Some(*end)) {
             self.index.remove_end(id, end);

@@ -70,8 +70,8 @@ impl Table {
             lease.searched = true;
             self.index.pending.insert(id);
         } else {
-            let loss = lease.loss;
-            self.end(id, loss);
+            let reason = if lease.waited { lease.reason_waited() } else { lease.loss };
+            self.end(id, reason);
         }
     }
 
@@ -156,11 +156,21 @@ impl Table {
 
     /// The lifetime or the grace of one that is there, or the time of one that has ended.
     fn time_is_over(&mut self, id: LeaseId, now: BootTime) {
-        let Some(lease) = self.leases.get(&id) else { return };
+        let Some(lease) = self.leases.get_mut(&id) else { return };
         match lease.state {
             LeaseState::Kept { .. } => self.end_kept(id, Reason::KeepOver),
             LeaseState::Gone { .. } => self.end_gone(id),
-            _ => self.end(id, lease.reason_at(now)),
+            // What uses it may have been started while it waited.
+            LeaseState::Live if lease.search_environment && lease.reason_at(now) != Reason::LifetimeMax => {
+                lease.grace_end = None;
+                lease.searched = false;
+                lease.waited = true;
+                self.index.pending.insert(id);
+            }
+            _ => {
+                let reason = lease.reason_at(now);
+                self.end(id, reason);
+            }
         }
     }
 
@@ -386,6 +396,29 @@ mod tests {
             assert_eq!((lease(&table, 1).state(), table.due(at(1))), (LeaseState::Live, vec![]));
             assert!(table.attach(id(1), ME, process(2), at(1)).is_ok());
         }
+    }
+
+    #[test]
+    fn and_another_search_after_it() {
+        let mut table = table_with([1, 2].map(|number| searched_for(patient(30, grant(number, &[process(1)])))));
+        for number in [1, 2] {
+            table.holder_gone(id(number), 1);
+            assert_eq!(table.due(at(0)), [Due::Search(id(number))]);
+            table.searched(id(number));
+            assert_eq!(table.due(at(0)), [Due::Grace(id(number))]);
+            table.wait_for_holder(id(number), at(0));
+        }
+        assert_eq!((table.due(at(29)), table.due(at(30))), (vec![], vec![Due::Search(id(1)), Due::Search(id(2))]));
+        assert!(table.attach(id(1), ME, process(2), at(30)).is_ok(), "it was started meanwhile");
+        table.searched(id(1));
+        table.searched(id(2));
+        let Reason::HoldersGone { last, .. } = gone("process") else { return };
+        let waited = Reason::HoldersGone { last, grace: seconds_long(30) };
+        assert_eq!(table.due(at(30)), [end(2, waited)], "it does not wait twice");
+        table.holder_gone(id(1), 2);
+        assert_eq!(table.due(at(31)), [Due::Search(id(1))]);
+        table.searched(id(1));
+        assert_eq!(table.due(at(31)), [Due::Grace(id(1))], "its grace is whole again");
     }
 
     #[test]

@@ -203,6 +203,7 @@ impl Table {
             lease.lifetime_end = None;
         }
         lease.grace_end = None;
+        lease.waited = false;
         lease.over = false;
         let holders = std::mem::take(&mut lease.holders);
         self.move_to(id, state);

@@ -74,6 +74,8 @@ pub struct Lease {
     pub(crate) grace: Duration,
     /// Set while it has no holder and waits for one.
     pub(crate) grace_end: Option<BootTime>,
+    /// Its grace is over and nobody came; what it still waits for is a last search.
+    pub(crate) waited: bool,
     pub(crate) nonce: Option<[u8; 16]>,
     pub(crate) parent: Option<LeaseId>,
     pub(crate) accounts: Accounts,
@@ -112,6 +114,7 @@ impl Lease {
             searched: false,
             grace: grant.grace,
             grace_end: None,
+            waited: false,
             nonce: grant.nonce,
             parent: grant.parent,
             accounts,
@@ -180,17 +183,21 @@ impl Lease {
 
     /// Why it ends when a deadline of the whole lease has passed.
     pub(crate) fn reason_at(&self, now: BootTime) -> Reason {
-        match (self.lifetime_end, self.loss) {
-            (Some(end), _) if end <= now => Reason::LifetimeMax,
-            (_, Reason::HoldersGone { last, .. }) => Reason::HoldersGone { last, grace: self.grace },
-            (_, loss) => loss,
+        if self.lifetime_end.is_some_and(|end| end <= now) { Reason::LifetimeMax } else { self.reason_waited() }
+    }
+
+    /// Why it ends when it has waited.
+    pub(crate) fn reason_waited(&self) -> Reason {
+        match self.loss {
+            Reason::HoldersGone { last, .. } => Reason::HoldersGone { last, grace: self.grace },
+            loss => loss,
         }
     }
 
     /// Whether it waits before it ends: not where somebody took the last holder away, nor where one was waited for already.
     pub(crate) fn may_wait(&self) -> bool {
         let detached = matches!(self.loss, Reason::HoldersGone { last: Some(Last { how: Parting::Detached, .. }), .. });
-        !self.grace.is_zero() && !detached && self.loss != Reason::RestartGrace
+        !self.grace.is_zero() && !self.waited && !detached && self.loss != Reason::RestartGrace
     }
 
     /// Connections that are waited for may come at least until then.

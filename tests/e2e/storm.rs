@@ -1,7 +1,6 @@
 //! Restarts under a load of clients that know every byte they have written: no error, no loss, no leak. The seed is printed.
 
 use std::os::unix::fs::symlink;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,8 @@ const SYSTEM_DIRECTORY: &str = "/run/scratchd";
 /// The flavours of the SDK, each with who makes the files; and a client without it.
 const KINDS: [[&str; 2]; 5] =
     [["blocking", "auto"], ["blocking", "broker"], ["tokio", "auto"], ["tokio", "broker"], ["raw", "broker"]];
+/// A client that knows no second connection.
+const SINGLE: [&str; 2] = ["single", "broker"];
 /// After this, at a moment of its own each time, comes the next restart.
 const LATEST: Duration = Duration::from_millis(300);
 
@@ -24,6 +25,8 @@ enum Restart {
     Killed,
     /// SIGTERM, then another one.
     Stopped,
+    /// SIGTERM, and all connections are kept for another one by a service manager.
+    HandedOn,
 }
 
 #[test]
@@ -36,16 +39,26 @@ fn stopped_again_and_again() {
     storm("storm::stopped_again_and_again", Restart::Stopped);
 }
 
+#[test]
+fn handed_on_again_and_again() {
+    storm("storm::handed_on_again_and_again", Restart::HandedOn);
+}
+
 fn storm(test: &str, how: Restart) {
     contained(test, || {
         if !is_root() {
             return left_out(test, "only what is in /run/scratchd is waited for, and only root can put it there");
         }
         let mut random = Random::new(test);
-        let mut broker = Broker::start(Options::default());
+        let handed_on = matches!(how, Restart::HandedOn);
+        let mut broker = Broker::start(Options { service: handed_on, ..Options::default() });
         symlink(broker.runtime_dir(), SYSTEM_DIRECTORY).expect("the containment's /run is our own");
         let (number, restarts) = (long_or_short(50, 10), long_or_short(100, 5));
-        let mut clients: Vec<Dialogue> = KINDS.iter().cycle().take(number).map(client).collect();
+        let mut kinds = KINDS.to_vec();
+        if handed_on {
+            kinds.push(SINGLE);
+        }
+        let mut clients: Vec<Dialogue> = kinds.into_iter().cycle().take(number).map(client).collect();
         all_go_on(&mut clients);
         let mut longest = Duration::ZERO;
         for _ in 0..restarts {
@@ -54,7 +67,7 @@ fn storm(test: &str, how: Restart) {
             let since = Instant::now();
             match how {
                 Restart::Killed => broker.kill(),
-                Restart::Stopped => assert!(broker.terminate().success()),
+                Restart::Stopped | Restart::HandedOn => assert!(broker.terminate().success()),
             }
             broker.restart();
             all_go_on(&mut clients);
@@ -74,9 +87,9 @@ fn storm(test: &str, how: Restart) {
     });
 }
 
-fn client(kind: &[&str; 2]) -> Dialogue {
+fn client(kind: [&str; 2]) -> Dialogue {
     let mut command = Command::new(env!("CARGO_BIN_EXE_storm-client"));
-    command.arg(Path::new(SYSTEM_DIRECTORY)).args(kind);
+    command.arg(SYSTEM_DIRECTORY).args(kind);
     Dialogue::start(command)
 }
 

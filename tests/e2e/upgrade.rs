@@ -280,6 +280,7 @@ fn under_a_real_service_manager() {
     let copies = [
         (scratch_tests::scratchd(), "/usr/bin/scratchd"),
         (scratch_tests::scratch(), "/usr/bin/scratch"),
+        (env!("CARGO_BIN_EXE_storm-client").into(), "/usr/bin/storm-client"),
         (tree.join("deploy/systemd/scratchd.service"), "/etc/systemd/system/scratchd.service"),
         (tree.join("deploy/systemd/scratchd.socket"), "/etc/systemd/system/scratchd.socket"),
         (tree.join("tests/vm"), "/opt/scratchd"),

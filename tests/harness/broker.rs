@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::fdstore::FdStore;
 use crate::place::Place;
 use crate::programs::{as_user, scratch, scratchd};
+use crate::torture::long_or_short;
 use crate::wait::{DEADLINE, exit_of};
 
 const READY: &str = "scratchd ready";
@@ -175,7 +176,9 @@ impl Broker {
         }
         let stderr = repeat(child.stderr.take().expect("stderr is piped"));
         let ready = ready_line(child.stdout.take().expect("stdout is piped"));
-        match ready.recv_timeout(DEADLINE) {
+        // A start goes through all leases of the pool, and long forms have very many.
+        let deadline = long_or_short(DEADLINE * 6, DEADLINE);
+        match ready.recv_timeout(deadline) {
             Ok(()) => {
                 self.child = Some(child);
                 Ok(())
@@ -189,7 +192,7 @@ impl Broker {
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
                 // So that it does not outlive this test where nothing else ends it.
                 let _ = child.kill();
-                panic!("the broker is neither ready nor gone after {DEADLINE:?}")
+                panic!("the broker is neither ready nor gone after {deadline:?}")
             }
         }
     }

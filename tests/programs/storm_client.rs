@@ -1,8 +1,9 @@
 //! A client that goes through restarts of its broker: it writes files with content that it knows, looks at all of them in
 //! every round, and ends at the first error or the first byte that is not as it was written.
 //!
-//! `storm-client RUNTIME_DIRECTORY blocking|tokio|raw auto|broker` answers each line with `well` when it has come some rounds
-//! further. It ends with its input, and has ended its leases then, but for `raw`, which leaves that to its end.
+//! `storm-client RUNTIME_DIRECTORY blocking|tokio|raw|single auto|broker` answers each line with `well` when it has come some
+//! rounds further. It ends with its input, and has ended its leases then, but for `raw` and `single`, which leave that to
+//! their end. `single` has one connection, which must last.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -16,7 +17,7 @@ use std::time::Duration;
 use scratch_client::{AreaOptions, Client, ConnectOptions, CreateMode, GrantOptions, Holder, tokio as aio};
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
-use scratch_proto::v1::{CreateRequest, GrantRequest, Kind, ReleaseRequest};
+use scratch_proto::v1::{ConnectionHolder, CreateRequest, GrantRequest, HolderSpec, Kind, ReleaseRequest, holder_spec};
 use scratch_tests::Channel;
 
 /// Rounds of one answer.
@@ -128,26 +129,36 @@ fn insist(channel: &mut Option<Channel>, socket: &Path, op: &Op) -> (Reply, Vec<
     }
 }
 
-fn raw(directory: &Path, told: &SyncSender<()>) {
-    let (socket, mut channel) = (directory.join("handle.sock"), None);
+/// Asks once, on the connection that there is.
+fn once(channel: &mut Channel, op: Op) -> (Reply, Vec<OwnedFd>) {
+    match channel.try_ask_with(op, &[]).expect("the connection outlives the broker") {
+        (Reply::Error(error), _) => panic!("refused: {error:?}"),
+        answer => answer,
+    }
+}
+
+/// Its requests are carried out by `ask`, which may send one again, or not.
+fn raw(told: &SyncSender<()>, again: bool, mut ask: impl FnMut(Op) -> (Reply, Vec<OwnedFd>)) {
     let nonce = u128::from(std::process::id()).to_le_bytes().to_vec();
-    let grant = Op::Grant(GrantRequest { nonce, ..GrantRequest::default() });
-    let (Reply::Grant(lease), _) = insist(&mut channel, &socket, &grant) else { panic!("not granted") };
+    let connection = HolderSpec { kind: Some(holder_spec::Kind::Connection(ConnectionHolder {})) };
+    let holders = if again { Vec::new() } else { vec![connection] };
+    let grant = Op::Grant(GrantRequest { nonce, holders, ..GrantRequest::default() });
+    let (Reply::Grant(lease), _) = ask(grant) else { panic!("not granted") };
     let path = PathBuf::from(String::from_utf8(lease.path).expect("a test's paths are plain"));
     let mut files: VecDeque<(PathBuf, u64)> = VecDeque::new();
     for round in rounds(told) {
         let (name, kind) = (format!("file-{round}").into_bytes(), Kind::File.into());
         let lease = lease.id.clone();
-        // Always as if it had been sent before: this client does not keep books.
+        // Either never or always as if it had been sent before: this client does not keep books.
         let create = CreateRequest {
             lease: lease.clone(),
             kind,
             name,
             want_handle: true,
-            resend: true,
+            resend: again,
             ..CreateRequest::default()
         };
-        let (_, handles) = insist(&mut channel, &socket, &Op::Create(create));
+        let (_, handles) = ask(Op::Create(create));
         let handle = handles.into_iter().next().expect("a handle was asked for");
         File::from(handle).write_all(&content(round)).expect("a handle can be written to");
         files.push_back((path.join(format!("file-{round}")), round));
@@ -156,7 +167,7 @@ fn raw(directory: &Path, told: &SyncSender<()>) {
             let (oldest, round) = files.pop_front().expect("there are some");
             let area = format!("file-{round}").into_bytes();
             let release = Op::Release(ReleaseRequest { lease: lease.clone(), area, ..ReleaseRequest::default() });
-            insist(&mut channel, &socket, &release);
+            ask(release);
             assert!(!oldest.exists(), "released and still there");
         }
     }
@@ -171,11 +182,12 @@ fn wait_for_rounds(rounds: &Receiver<()>) {
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, directory, flavour, create] = arguments.as_slice() else {
-        panic!("usage: storm-client RUNTIME_DIRECTORY blocking|tokio|raw auto|broker")
+        panic!("usage: storm-client RUNTIME_DIRECTORY blocking|tokio|raw|single auto|broker")
     };
     let create = if create == "broker" { CreateMode::Broker } else { CreateMode::Auto };
     let directory = PathBuf::from(directory);
-    let runtime_directory = Some(directory.clone());
+    let socket = directory.join("handle.sock");
+    let runtime_directory = Some(directory);
     let options = ConnectOptions { runtime_directory, create: Some(create), ..ConnectOptions::default() };
     let (told, rounds) = sync_channel(ROUNDS);
     let flavour = flavour.clone();
@@ -185,7 +197,14 @@ fn main() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio runs");
             runtime.block_on(with_tokio(&options, &told));
         }
-        _ => raw(&directory, &told),
+        "single" => {
+            let mut channel = Channel::connect(&socket);
+            raw(&told, false, |op| once(&mut channel, op));
+        }
+        _ => {
+            let mut channel = None;
+            raw(&told, true, |op| insist(&mut channel, &socket, &op));
+        }
     });
     for _ in stdin().lines() {
         wait_for_rounds(&rounds);

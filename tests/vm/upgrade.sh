@@ -1,5 +1,5 @@
 # Runs in a machine of its own, as root, under a real systemd: restarts the service in the middle of work.
-# Beside it: client.py; scratchd and scratch in /usr/bin, the units in /etc/systemd/system.
+# Beside it: client.py; scratchd, scratch and storm-client in /usr/bin, the units in /etc/systemd/system.
 set -eu
 here=$(dirname "$0")
 pool=/var/lib/scratchd/default
@@ -20,6 +20,13 @@ clients() { # NUMBER OUTPUT; ends at $2.stop
   eventually "all clients are served" grep -q served "$2"
 }
 end_clients() { touch "$1.stop"; wait "$client" || fail "a client: $(cat "$1")"; say "$(tail -1 "$1")"; }
+# Clients that connect again. Each answers a line with one when it has come some rounds further.
+storm_client() { storm-client /run/scratchd "$1" broker <"/tmp/$1.in" >"/tmp/$1.out" 2>&1; }
+has_lines() { [ "$(wc -l <"$1")" = "$2" ]; }
+go_on() { # TIMES, with those before
+  echo >&7; echo >&8; echo >&9
+  for flavour in blocking tokio raw; do eventually "$flavour goes on" has_lines "/tmp/$flavour.out" "$1"; done
+}
 is_active() { systemctl is-active -q scratchd; }
 has_leases() { [ "$(leases)" = "$1" ]; }
 
@@ -55,9 +62,19 @@ for sockets in broker unit; do
   [ "$(stored)" = 0 ] || fail "$(stored) descriptors are still stored"
   say "descriptors: $before with 300 connections, $(descriptors) now"
 
+  mkfifo /tmp/blocking.in /tmp/tokio.in /tmp/raw.in
+  storm_client blocking & blocking=$!
+  storm_client tokio & tokio=$!
+  storm_client raw & raw=$!
+  exec 7>/tmp/blocking.in 8>/tmp/tokio.in 9>/tmp/raw.in
+  go_on 1
   old=$(main_pid)
   systemctl kill -s KILL scratchd
   eventually "systemd starts it again" sh -c '[ "$(systemctl show -P MainPID scratchd)" != '"$old"' ] && systemctl is-active -q scratchd'
+  go_on 2
+  exec 7>&- 8>&- 9>&-
+  for ended in $blocking $tokio $raw; do wait "$ended" || fail "a client: $(cat /tmp/*.out)"; done
+  rm /tmp/blocking.* /tmp/tokio.* /tmp/raw.*
   clients 50 "/tmp/$sockets.killed"
   systemctl restart scratchd
   end_clients "/tmp/$sockets.killed"

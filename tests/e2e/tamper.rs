@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use scratch_proto::v1::areas_client::AreasClient;
 use scratch_proto::v1::{CreateRequest, Kind, ReleaseRequest};
@@ -84,18 +85,23 @@ fn is_lost_after(act: impl Fn(&Path, &Path)) {
     assert_eq!(debts(&broker), expected);
     if is_replaced {
         assert!(findings(&broker).contains(&("other directory".to_owned(), path.clone())));
-        if path.is_symlink() { fs::remove_file(&path) } else { fs::remove_dir_all(&path) }
-            .expect("it is the test's own");
+        take_away(&path);
         assert!(broker.scratch(&["reap"]).status().is_ok_and(|status| status.success()));
     }
     assert_eq!(debts(&broker), []);
     assert_eq!(findings(&broker), []);
 }
 
+/// As an administrator would.
+fn take_away(path: &Path) {
+    let status = Command::new("rm").args(["-r", "--"]).arg(path).status();
+    assert!(status.is_ok_and(|status| status.success()), "rm -r {}", path.display());
+}
+
 #[test]
 fn a_lease_that_is_removed() {
     contained("tamper::a_lease_that_is_removed", || {
-        is_lost_after(|path, _| fs::remove_dir_all(path).expect("removed"))
+        is_lost_after(|path, _| take_away(path));
     });
 }
 
@@ -185,7 +191,7 @@ fn is_noticed(name: &str) {
     assert_eq!(state(&broker, held.lease()).as_deref(), Some("live"));
     ends(held, &broker);
     assert_eq!(snapshot(&own), before, "what has the path now is not the broker's");
-    fs::remove_dir_all(&own).expect("the test's own");
+    take_away(&own);
     fs::rename(&aside, &own).expect("renamed");
     assert!(broker.json(&["status"])["pools"][0]["problem"].is_null());
     assert!(run().status.success());

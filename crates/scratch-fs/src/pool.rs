@@ -218,6 +218,14 @@ impl Pool {
             .collect()
     }
 
+    /// The leases that have a record, without reading any: others may come and go meanwhile.
+    ///
+    /// # Errors
+    /// When `.scratch/leases` can't be listed.
+    pub fn recorded(&self) -> Result<Vec<LeaseId>, FsError> {
+        lease_names(self.records.as_fd(), &self.path.join(".scratch/leases"))
+    }
+
     /// The lease directories that are there, whether or not they have a record.
     ///
     /// # Errors

@@ -97,7 +97,7 @@ impl Broker {
     fn look_at_leases(&self, found: &mut Found) -> Result<(), FsError> {
         let mut leases: Vec<LeaseId> = self.lock().table.leases().map(scratch_lease::Lease::id).collect();
         leases.extend(self.pool.lease_directories()?);
-        leases.extend(self.pool.records()?.into_iter().map(|(lease, _)| lease));
+        leases.extend(self.pool.recorded()?);
         leases.sort_unstable();
         leases.dedup();
         leases.into_iter().try_for_each(|lease| self.look_at_lease(lease, found))

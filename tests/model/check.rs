@@ -74,11 +74,7 @@ pub(crate) fn the_dead(world: &World, truth: &Truth, broker: &Broker) -> Result<
         // What is nobody's is a copy that a stranger made.
         let is_damaged = truth.leases.get(&id).is_none_or(|lease| lease.is_damaged);
         let (lease, known) = (truth.leases.get(&id), broker.table.lease(id));
-        // Its parent was taken away before a start: it lives by itself from then on, and is gone at the end of everything.
-        let had_parent = lease.is_some_and(|lease| lease.parent.is_some());
-        let is_alone =
-            had_parent && known.is_some_and(|known| known.parent().is_none() && known.state() == LeaseState::Live);
-        if is_strangers || is_owed || (is_unknown && is_damaged) || is_alone || truth.may_live(world, id) {
+        if is_strangers || is_owed || (is_unknown && is_damaged) || truth.may_live(world, id) {
             continue;
         }
         return Err(format!(

@@ -77,7 +77,12 @@ impl Broker {
             broker.judge(world, &mut recovery, id, FoundRecord::Missing, None)?;
         }
         for (id, record) in found {
-            let state = if record.is_some() { FoundRecord::Whole } else { FoundRecord::Torn };
+            let in_trash = |record: &Record| world.disk.entries(TRASH).values().any(|inode| *inode == record.inode);
+            let state = match &record {
+                Some(record) if !directories.contains(&id) && in_trash(record) => FoundRecord::Ended,
+                Some(_) => FoundRecord::Whole,
+                None => FoundRecord::Torn,
+            };
             broker.judge(world, &mut recovery, id, state, record)?;
         }
         broker.set_boot(world)?;

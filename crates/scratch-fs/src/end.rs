@@ -89,6 +89,13 @@ impl Pool {
         }
     }
 
+    /// Whether this tree in trash is the lease's directory, and not an area of it.
+    #[must_use]
+    pub fn is_whole(&self, tree: TrashName, place: Place) -> bool {
+        let found = rustix::fs::statat(self.trash.directory(), tree.to_cstring(), AtFlags::SYMLINK_NOFOLLOW);
+        found.is_ok_and(|found| place.is(&found))
+    }
+
     /// Whether a lease's name stands for its directory, as far as can be told: something may be mounted on it.
     ///
     /// # Errors

@@ -10,6 +10,8 @@ use crate::{BootTime, CgroupId, ConnectionId, HolderId, LeaseId, NewHolder, Part
 pub enum FoundRecord {
     /// It says all that was known of the lease.
     Whole,
+    /// The same, and its directory lies in trash: it was ended, and what is left is to forget it.
+    Ended,
     /// It is there and can't be read.
     Torn,
     /// There is a directory without one.
@@ -94,8 +96,9 @@ impl Recovery {
         is_its_own: impl FnOnce() -> bool,
     ) -> Found {
         let why = match record {
+            FoundRecord::Ended => return Found::PutAway,
             FoundRecord::Whole if !is_there => {
-                // An end takes the children first: one that lives has lost this parent to somebody else.
+                // Taken away by somebody else: that must not end its children.
                 self.kept.insert(id);
                 return Found::PutAway;
             }
@@ -206,6 +209,13 @@ mod tests {
         let mut start = Recovery::new(true, GRACE);
         assert_eq!(found(&mut start, FoundRecord::Whole, false, true), Found::PutAway);
         assert_eq!(start.parent(Some(id(1))), None);
+    }
+
+    #[test]
+    fn a_parent_that_was_ended_takes_its_children_along() {
+        let mut start = Recovery::new(true, GRACE);
+        assert_eq!(found(&mut start, FoundRecord::Ended, false, true), Found::PutAway);
+        assert_eq!(start.parent(Some(id(1))), Some(id(1)));
     }
 
     #[test]

@@ -287,10 +287,11 @@ impl Broker {
         // Neither: somebody else has just ended it.
         let Some(dead) = known.or(dead) else { return Ok(()) };
         let owed = |error: FsError| Box::new(lease_debt(id, dead, &error));
+        let mut freed = None;
         // What has the path of one that is out of sight is nothing to it.
         if !self.free_gone(id, dead.tenant).map_err(owed)? {
             match self.pool.end_lease(id, dead.tenant, dead.place).map_err(owed)? {
-                Put::Trashed(tree) => self.reaper.push(tree, None),
+                Put::Trashed(tree) => freed = Some(tree),
                 Put::Gone => {}
                 Put::Replaced => {
                     self.keep_replaced(id, dead);
@@ -302,6 +303,8 @@ impl Broker {
         if let Err(error) = self.pool.drop_record(id) {
             tracing::warn!(lease = %id, %error, "the record of a lease that is gone stays until the next start, ignoring");
         }
+        // After the record: a start that finds one knows by its tree in trash that the lease was ended.
+        freed.into_iter().for_each(|tree| self.reaper.push(tree, None));
         self.forget(id);
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use scratch_fs::{Boot, DebtBook, FsError, Place, Record, RecordHolder, RecordHolderKind, Torn};
+use scratch_fs::{Boot, DebtBook, FsError, Place, Record, RecordHolder, RecordHolderKind, Torn, TrashName};
 use scratch_lease::{
     BootTime, CgroupId, Found, FoundRecord, Grant, Holder, HolderKind, Keep, Known, LeaseId, LeaseState, Parting,
     ProcessId, Reason, RecordedHolder, Recovery, TenantId,
@@ -79,7 +79,7 @@ impl Broker {
             tracing::warn!(%error, "what was owed is tried anew");
             DebtBook::default()
         });
-        self.reaper.begin(trees, book, &boot.id);
+        self.reaper.begin(trees.clone(), book, &boot.id);
         if let Err(error) = self.pool.empty_new(|tree| self.reaper.push(tree, None)) {
             tracing::warn!(%error, "what a crash left in new/ stays until the next start, ignoring");
         }
@@ -94,6 +94,9 @@ impl Broker {
         for (lease, record) in unrecorded.chain(found) {
             let is_there = directories.contains(&lease);
             let (state, record) = match record {
+                Some(Ok(record)) if !is_there && self.was_ended(lease, &record, &trees) => {
+                    (FoundRecord::Ended, Some(record))
+                }
                 Some(Ok(record)) => (FoundRecord::Whole, Some(record)),
                 Some(Err(Torn)) => (FoundRecord::Torn, None),
                 None => (FoundRecord::Missing, None),
@@ -130,6 +133,11 @@ impl Broker {
         // Perhaps they were not measured yet.
         start.kept.into_iter().for_each(|lease| self.measure(lease));
         Ok(recovered)
+    }
+
+    /// Whether its directory lies in trash: no reaper has begun yet, and the record goes before one is told.
+    fn was_ended(&self, lease: LeaseId, record: &Record, trees: &[TrashName]) -> bool {
+        trees.iter().any(|tree| tree.lease == lease && self.pool.is_whole(*tree, place_of(record)))
     }
 
     /// Leases without a living holder go out of sight, after the search for their processes.

@@ -46,7 +46,7 @@ pub use name::{NAME_BYTES_MAX, NameError, NamePattern, Naming, check_name};
 pub use persist::{Persisted, Replace, persist};
 pub use pool::{Boot, FoundRecord, Owner, Pool};
 pub use record::{Record, RecordCgroup, RecordHolder, RecordHolderKind, RecordProcess, Torn};
-pub use remove::{Leftover, Removal, Rights, remove};
+pub use remove::{Leftover, Removal, Rights, remove, remove_in_turns};
 pub use root::RootRefusal;
 pub use trash::{Trash, TrashName};
 pub use usage::{Usage, allocated, usage, usage_within};

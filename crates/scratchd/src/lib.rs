@@ -47,6 +47,7 @@ mod store;
 mod tamper;
 mod tickets;
 mod translate;
+mod turns;
 mod undelete;
 mod update;
 mod verify;

@@ -89,6 +89,11 @@ impl Loads {
         Some(Seat { loads: Arc::clone(self), tenant, load })
     }
 
+    /// Tenants that are connected.
+    pub(crate) fn tenants(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Connections there are, of one tenant or of all.
     pub(crate) fn connections(&self, tenant: Option<u32>) -> usize {
         let loads = self.lock();

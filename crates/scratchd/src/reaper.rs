@@ -1,22 +1,28 @@
 //! The reaper: threads that free ended trees, and retry what is owed. Waits on: new trash, the time of the next retry.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use scratch_fs::{DebtBook, Rights, TrashName};
+use scratch_fs::{DebtBook, Leftover, Removal, Rights, TrashName};
 use scratch_lease::{BootTime, LeaseId};
 
 use crate::broker::{Broker, Dead};
 use crate::clock;
 use crate::debt::{Debt, Debts, Subject};
+use crate::turns::Turns;
 
 /// How long a thread waits for more before it begins with a few trees that nobody waits for.
 const LINGER: Duration = Duration::from_millis(3);
 
 /// Trees that are not left waiting.
 const MANY: usize = 64;
+
+/// How long a tree is worked on while other tenants' wait. Twice as long at each turn that it needs, so that it gets further
+/// however long it takes to find out where it was.
+const TURN: Duration = Duration::from_millis(100);
+const TURNS_DOUBLED_MAX: u32 = 8;
 
 /// How often the book of debts is written at most.
 const BOOK_EVERY: Duration = Duration::from_secs(1);
@@ -35,17 +41,28 @@ pub(crate) struct Reaper {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Subject>,
+    waiting: Turns<Subject>,
     /// Debts among those: many may become due at once.
     again: HashSet<Subject>,
     working: HashSet<Subject>,
     /// To be entered whoever owns what is in them, this once.
     foreign: HashSet<Subject>,
+    /// Of those whose turn was over before they were gone.
+    rests: HashMap<Subject, Rest>,
     debts: Debts,
     book: Book,
     when_freed: HashMap<Subject, Vec<WhenFreed>>,
     /// A thread looks again by itself in a moment.
     lingering: bool,
+}
+
+/// What is still to be done for a tree, and what has come of it so far.
+#[derive(Debug, Default)]
+struct Rest {
+    entries: Vec<TrashName>,
+    left: Vec<Leftover>,
+    names_removed: u64,
+    turns: u32,
 }
 
 /// How far the debts on disk are those in memory.
@@ -85,7 +102,7 @@ impl Reaper {
         let mut queue = self.lock();
         boot.clone_into(&mut queue.book.boot);
         let fresh = queue.debts.restore(book, boot, trees, clock::now());
-        queue.waiting.extend(fresh.into_iter().map(Subject::Trash));
+        fresh.into_iter().for_each(|tree| queue.waiting.push(tree.tenant, Subject::Trash(tree)));
         drop(queue);
         self.changed.notify_one();
     }
@@ -98,7 +115,7 @@ impl Reaper {
         if let Some(when_freed) = when_freed {
             queue.when_freed.entry(subject).or_default().push(when_freed);
         }
-        queue.waiting.push_back(subject);
+        queue.waiting.push(tree.tenant, subject);
         let wake = urgent || !queue.lingering;
         drop(queue);
         if wake {
@@ -110,7 +127,7 @@ impl Reaper {
     pub(crate) fn when_lease_is_freed(&self, lease: LeaseId, when_freed: WhenFreed) {
         let mut queue = self.lock();
         let of_lease = |subject: &&Subject| matches!(subject, Subject::Trash(tree) if tree.lease == lease);
-        match queue.working.iter().chain(&queue.waiting).filter(of_lease).max().copied() {
+        match queue.working.iter().chain(queue.waiting.iter()).filter(of_lease).max().copied() {
             Some(subject) => queue.when_freed.entry(subject).or_default().push(when_freed),
             None => {
                 let owed = queue.debts.iter().filter(|debt| debt.lease == Some(lease));
@@ -165,7 +182,9 @@ impl Reaper {
         let queue = self.lock();
         let subject = Subject::Trash(tree);
         let of_lease = |subject: &Subject| matches!(subject, Subject::Trash(other) if other.lease == tree.lease);
-        queue.debts.get(&subject).is_some() || queue.waiting.contains(&subject) || queue.working.iter().any(of_lease)
+        queue.debts.get(&subject).is_some()
+            || queue.waiting.iter().any(|waiting| *waiting == subject)
+            || queue.working.iter().chain(queue.rests.keys()).any(of_lease)
     }
 
     /// Whether the directory of this lease is owed.
@@ -265,7 +284,7 @@ impl Reaper {
                 linger = false;
                 continue;
             }
-            if let Some(subject) = queue.waiting.pop_front() {
+            if let Some(subject) = queue.waiting.pop() {
                 queue.again.remove(&subject);
                 queue.working.insert(subject);
                 let alone = queue.waiting.is_empty() && queue.working.len() == 1;
@@ -282,6 +301,31 @@ impl Reaper {
                 Some(time) => self.changed.wait_timeout(queue, time).expect("a thread that panics ends the process").0,
             };
         }
+    }
+
+    /// Where the last turn of this tree has left off.
+    fn take_rest(&self, tree: TrashName) -> Rest {
+        let rest = self.lock().rests.remove(&Subject::Trash(tree));
+        rest.unwrap_or_else(|| Rest { entries: vec![tree], ..Rest::default() })
+    }
+
+    /// Whether a tree's turn is over: its time is, and other tenants wait.
+    fn is_over(&self, tree: TrashName, begun: Instant, turns: u32) -> bool {
+        begun.elapsed() >= TURN * (1 << turns.min(TURNS_DOUBLED_MAX)) && self.lock().waiting.others_wait(tree.tenant)
+    }
+
+    /// A turn is over before its tree is gone: the others' are next.
+    fn put_back(&self, tree: TrashName, rest: Rest, foreign: bool) {
+        let subject = Subject::Trash(tree);
+        let mut queue = self.lock();
+        queue.working.remove(&subject);
+        queue.rests.insert(subject, rest);
+        if foreign {
+            queue.foreign.insert(subject);
+        }
+        queue.try_again(subject);
+        drop(queue);
+        self.changed.notify_one();
     }
 
     /// One try is over: `owed` is what remains.
@@ -322,7 +366,11 @@ impl Queue {
 
     fn try_again(&mut self, subject: Subject) {
         self.again.insert(subject);
-        self.waiting.push_back(subject);
+        let tenant = match subject {
+            Subject::Trash(tree) => tree.tenant,
+            Subject::Lease(_) | Subject::Record(_) => self.debts.get(&subject).map_or(0, |debt| debt.tenant),
+        };
+        self.waiting.push(tenant, subject);
     }
 
     fn is_book_behind(&self) -> bool {
@@ -359,7 +407,12 @@ impl Broker {
     fn try_once(&self, subject: Subject, alone: bool, foreign: bool) {
         let owed = match subject {
             // A second worker is of use only while no other tree waits for its thread.
-            Subject::Trash(tree) => self.free(tree, if alone { TWO_WORKERS } else { NonZeroUsize::MIN }, foreign),
+            Subject::Trash(tree) => {
+                match self.free(tree, if alone { TWO_WORKERS } else { NonZeroUsize::MIN }, foreign) {
+                    Some(owed) => owed,
+                    None => return,
+                }
+            }
             Subject::Lease(lease) => {
                 let owed = self.end_on_disk(lease, self.reaper.dead(&subject)).err();
                 owed.map(|debt| *debt).into_iter().collect()
@@ -381,17 +434,30 @@ impl Broker {
         is_gone && self.pool.drop_record(lease).is_ok()
     }
 
-    fn free(&self, tree: TrashName, workers: NonZeroUsize, foreign: bool) -> Vec<Debt> {
+    /// What remains of a tree; `None` where its turn was over before that is known.
+    fn free(&self, tree: TrashName, workers: NonZeroUsize, foreign: bool) -> Option<Vec<Debt>> {
         let rights = match (self.uid, foreign) {
             (0, false) => Rights::TakeOver,
             (0, true) => Rights::TakeOverForeign,
             _ => Rights::Own,
         };
-        let removal = scratch_fs::remove(self.pool.trash(), tree, rights, workers);
-        tracing::debug!(tree = %tree, names = removal.names_removed, left = removal.left.len(), "reaped");
-        if removal.left.is_empty() {
-            self.note_reaped(tree, removal.names_removed);
+        let mut rest = self.reaper.take_rest(tree);
+        let begun = Instant::now();
+        let (entries, turns) = (std::mem::take(&mut rest.entries), rest.turns);
+        let is_over = || self.reaper.is_over(tree, begun, turns);
+        let Removal { names_removed, left, unfinished } =
+            scratch_fs::remove_in_turns(self.pool.trash(), entries, rights, workers, &is_over);
+        rest.names_removed += names_removed;
+        rest.left.extend(left);
+        if !unfinished.is_empty() {
+            tracing::debug!(tree = %tree, names = names_removed, "not yet reaped, others have their turn");
+            self.reaper.put_back(tree, Rest { entries: unfinished, turns: rest.turns + 1, ..rest }, foreign);
+            return None;
         }
-        removal.left.iter().map(Debt::of_leftover).collect()
+        tracing::debug!(tree = %tree, names = rest.names_removed, left = rest.left.len(), "reaped");
+        if rest.left.is_empty() {
+            self.note_reaped(tree, rest.names_removed);
+        }
+        Some(rest.left.iter().map(Debt::of_leftover).collect())
     }
 }

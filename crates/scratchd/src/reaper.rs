@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use scratch_fs::{DebtBook, Leftover, Removal, Rights, TrashName};
-use scratch_lease::{BootTime, LeaseId};
+use scratch_lease::{BootTime, LeaseId, PoolId};
 
 use crate::broker::{Broker, Dead};
 use crate::clock;
@@ -69,6 +69,7 @@ struct Rest {
 #[derive(Default)]
 struct Book {
     boot: String,
+    pools: Vec<PoolId>,
     /// Up to this change.
     written: u64,
     next: BootTime,
@@ -79,8 +80,8 @@ struct Book {
 enum Task {
     /// Try this. `alone`: nothing else is waiting; `foreign`: whoever owns what is in it.
     Try { subject: Subject, alone: bool, foreign: bool },
-    /// Write down what is owed.
-    Write(DebtBook),
+    /// Write down what is owed, in each pool.
+    Write(Vec<(PoolId, DebtBook)>),
 }
 
 /// Whose trash and debt, in figures.
@@ -97,19 +98,20 @@ impl std::fmt::Debug for Reaper {
 }
 
 impl Reaper {
-    /// Takes over what the broker before has left in trash, and what it knew of it.
-    pub(crate) fn begin(&self, trees: Vec<TrashName>, book: DebtBook, boot: &str) {
+    /// Takes over what the broker before has left in a pool's trash, and what it knew of it.
+    pub(crate) fn begin(&self, pool: PoolId, trees: Vec<TrashName>, book: DebtBook, boot: &str) {
         let mut queue = self.lock();
         boot.clone_into(&mut queue.book.boot);
-        let fresh = queue.debts.restore(book, boot, trees, clock::now());
-        fresh.into_iter().for_each(|tree| queue.waiting.push(tree.tenant, Subject::Trash(tree)));
+        queue.book.pools.push(pool);
+        let fresh = queue.debts.restore(pool, book, boot, trees, clock::now());
+        fresh.into_iter().for_each(|tree| queue.waiting.push(tree.tenant, Subject::Trash(pool, tree)));
         drop(queue);
         self.changed.notify_one();
     }
 
     /// Hands over an ended tree.
-    pub(crate) fn push(&self, tree: TrashName, when_freed: Option<WhenFreed>) {
-        let subject = Subject::Trash(tree);
+    pub(crate) fn push(&self, pool: PoolId, tree: TrashName, when_freed: Option<WhenFreed>) {
+        let subject = Subject::Trash(pool, tree);
         let mut queue = self.lock();
         let urgent = when_freed.is_some() || queue.waiting.len() >= MANY;
         if let Some(when_freed) = when_freed {
@@ -126,7 +128,7 @@ impl Reaper {
     /// Waits for the trees of a lease that are on their way; what has become debt by now is told as such.
     pub(crate) fn when_lease_is_freed(&self, lease: LeaseId, when_freed: WhenFreed) {
         let mut queue = self.lock();
-        let of_lease = |subject: &&Subject| matches!(subject, Subject::Trash(tree) if tree.lease == lease);
+        let of_lease = |subject: &&Subject| matches!(subject, Subject::Trash(_, tree) if tree.lease == lease);
         match queue.working.iter().chain(queue.waiting.iter()).filter(of_lease).max().copied() {
             Some(subject) => queue.when_freed.entry(subject).or_default().push(when_freed),
             None => {
@@ -146,7 +148,7 @@ impl Reaper {
 
     /// What is known of a lease that is in no table any more.
     fn dead(&self, subject: &Subject) -> Option<Dead> {
-        self.lock().debts.get(subject).map(|debt| Dead { tenant: debt.tenant, place: debt.place })
+        self.lock().debts.get(subject).map(|debt| Dead { pool: debt.pool, tenant: debt.tenant, place: debt.place })
     }
 
     /// A copy of one debt.
@@ -178,10 +180,10 @@ impl Reaper {
 
     /// Whether this tree is on its way, or owed. A part of a tree that is being removed may be lifted out of it under a name
     /// of its own, by its lease.
-    pub(crate) fn knows(&self, tree: TrashName) -> bool {
+    pub(crate) fn knows(&self, pool: PoolId, tree: TrashName) -> bool {
         let queue = self.lock();
-        let subject = Subject::Trash(tree);
-        let of_lease = |subject: &Subject| matches!(subject, Subject::Trash(other) if other.lease == tree.lease);
+        let subject = Subject::Trash(pool, tree);
+        let of_lease = |subject: &Subject| matches!(subject, Subject::Trash(_, other) if other.lease == tree.lease);
         queue.debts.get(&subject).is_some()
             || queue.waiting.iter().any(|waiting| *waiting == subject)
             || queue.working.iter().chain(queue.rests.keys()).any(of_lease)
@@ -202,7 +204,7 @@ impl Reaper {
     pub(crate) fn trash(&self, tenant: Option<u32>) -> usize {
         let queue = self.lock();
         let wanted = |subject: &&Subject| match subject {
-            Subject::Trash(tree) => tenant.is_none_or(|tenant| tenant == tree.tenant),
+            Subject::Trash(_, tree) => tenant.is_none_or(|tenant| tenant == tree.tenant),
             Subject::Lease(_) | Subject::Record(_) => false,
         };
         queue.waiting.iter().chain(&queue.working).filter(wanted).count()
@@ -211,7 +213,7 @@ impl Reaper {
     /// Whether a tree that was this lease's, or an area of it, waits to be freed or is being freed.
     pub(crate) fn has_trash_of(&self, lease: LeaseId) -> bool {
         let queue = self.lock();
-        let of_lease = |subject: &Subject| matches!(subject, Subject::Trash(tree) if tree.lease == lease);
+        let of_lease = |subject: &Subject| matches!(subject, Subject::Trash(_, tree) if tree.lease == lease);
         queue.waiting.iter().chain(&queue.working).any(of_lease)
     }
 
@@ -268,8 +270,8 @@ impl Reaper {
         let mut linger = queue.waiting.is_empty();
         loop {
             let now = clock::now();
-            if let Some(book) = queue.book_to_write(now) {
-                return Task::Write(book);
+            if let Some(books) = queue.books_to_write(now) {
+                return Task::Write(books);
             }
             for subject in queue.debts.due(now).collect::<Vec<_>>() {
                 if !queue.is_under_way(&subject) {
@@ -304,8 +306,8 @@ impl Reaper {
     }
 
     /// Where the last turn of this tree has left off.
-    fn take_rest(&self, tree: TrashName) -> Rest {
-        let rest = self.lock().rests.remove(&Subject::Trash(tree));
+    fn take_rest(&self, pool: PoolId, tree: TrashName) -> Rest {
+        let rest = self.lock().rests.remove(&Subject::Trash(pool, tree));
         rest.unwrap_or_else(|| Rest { entries: vec![tree], ..Rest::default() })
     }
 
@@ -315,8 +317,8 @@ impl Reaper {
     }
 
     /// A turn is over before its tree is gone: the others' are next.
-    fn put_back(&self, tree: TrashName, rest: Rest, foreign: bool) {
-        let subject = Subject::Trash(tree);
+    fn put_back(&self, (pool, tree): (PoolId, TrashName), rest: Rest, foreign: bool) {
+        let subject = Subject::Trash(pool, tree);
         let mut queue = self.lock();
         queue.working.remove(&subject);
         queue.rests.insert(subject, rest);
@@ -367,7 +369,7 @@ impl Queue {
     fn try_again(&mut self, subject: Subject) {
         self.again.insert(subject);
         let tenant = match subject {
-            Subject::Trash(tree) => tree.tenant,
+            Subject::Trash(_, tree) => tree.tenant,
             Subject::Lease(_) | Subject::Record(_) => self.debts.get(&subject).map_or(0, |debt| debt.tenant),
         };
         self.waiting.push(tenant, subject);
@@ -377,14 +379,15 @@ impl Queue {
         !self.book.being_written && self.book.written != self.debts.changes
     }
 
-    fn book_to_write(&mut self, now: BootTime) -> Option<DebtBook> {
+    fn books_to_write(&mut self, now: BootTime) -> Option<Vec<(PoolId, DebtBook)>> {
         if !self.is_book_behind() || self.book.next > now {
             return None;
         }
         self.book.being_written = true;
         self.book.written = self.debts.changes;
         self.book.next = now + BOOK_EVERY;
-        Some(self.debts.to_book(&self.book.boot))
+        let book = |pool: &PoolId| (*pool, self.debts.to_book(*pool, &self.book.boot));
+        Some(self.book.pools.iter().map(book).collect())
     }
 }
 
@@ -394,9 +397,11 @@ impl Broker {
         loop {
             match self.reaper.next() {
                 Task::Try { subject, alone, foreign } => self.try_once(subject, alone, foreign),
-                Task::Write(book) => {
-                    if let Err(error) = self.pool.write_debts(&book) {
-                        tracing::warn!(%error, "what is owed is not written down: the next broker tries it anew");
+                Task::Write(books) => {
+                    for (pool, book) in books {
+                        if let Err(error) = self.pools.get(pool).disk.write_debts(&book) {
+                            tracing::warn!(%error, "what is owed is not written down: the next broker tries it anew");
+                        }
                     }
                     self.reaper.lock().book.being_written = false;
                 }
@@ -407,8 +412,8 @@ impl Broker {
     fn try_once(&self, subject: Subject, alone: bool, foreign: bool) {
         let owed = match subject {
             // A second worker is of use only while no other tree waits for its thread.
-            Subject::Trash(tree) => {
-                match self.free(tree, if alone { TWO_WORKERS } else { NonZeroUsize::MIN }, foreign) {
+            Subject::Trash(pool, tree) => {
+                match self.free((pool, tree), if alone { TWO_WORKERS } else { NonZeroUsize::MIN }, foreign) {
                     Some(owed) => owed,
                     None => return,
                 }
@@ -417,8 +422,10 @@ impl Broker {
                 let owed = self.end_on_disk(lease, self.reaper.dead(&subject)).err();
                 owed.map(|debt| *debt).into_iter().collect()
             }
-            Subject::Record(lease) if self.is_settled(lease) => Vec::new(),
-            Subject::Record(_) => self.reaper.lock().debts.get(&subject).cloned().into_iter().collect(),
+            Subject::Record(lease) => {
+                let debt = self.reaper.debt(&subject);
+                debt.filter(|debt| !self.is_settled(debt.pool, lease)).into_iter().collect()
+            }
         };
         for debt in &owed {
             tracing::warn!(path = %debt.path.display(), blocker = %debt.blocker, "not removed, will be tried again");
@@ -429,35 +436,37 @@ impl Broker {
     }
 
     /// Whether somebody has taken away the directory of which nothing was known. Its record goes then.
-    fn is_settled(&self, lease: LeaseId) -> bool {
-        let is_gone = matches!(self.pool.directory(lease), Ok(None));
-        is_gone && self.pool.drop_record(lease).is_ok()
+    fn is_settled(&self, pool: PoolId, lease: LeaseId) -> bool {
+        let pool = &self.pools.get(pool).disk;
+        let is_gone = matches!(pool.directory(lease), Ok(None));
+        is_gone && pool.drop_record(lease).is_ok()
     }
 
     /// What remains of a tree; `None` where its turn was over before that is known.
-    fn free(&self, tree: TrashName, workers: NonZeroUsize, foreign: bool) -> Option<Vec<Debt>> {
+    fn free(&self, (pool, tree): (PoolId, TrashName), workers: NonZeroUsize, foreign: bool) -> Option<Vec<Debt>> {
         let rights = match (self.uid, foreign) {
             (0, false) => Rights::TakeOver,
             (0, true) => Rights::TakeOverForeign,
             _ => Rights::Own,
         };
-        let mut rest = self.reaper.take_rest(tree);
+        let mut rest = self.reaper.take_rest(pool, tree);
         let begun = Instant::now();
         let (entries, turns) = (std::mem::take(&mut rest.entries), rest.turns);
         let is_over = || self.reaper.is_over(tree, begun, turns);
+        let trash = self.pools.get(pool).disk.trash();
         let Removal { names_removed, left, unfinished } =
-            scratch_fs::remove_in_turns(self.pool.trash(), entries, rights, workers, &is_over);
+            scratch_fs::remove_in_turns(trash, entries, rights, workers, &is_over);
         rest.names_removed += names_removed;
         rest.left.extend(left);
         if !unfinished.is_empty() {
             tracing::debug!(tree = %tree, names = names_removed, "not yet reaped, others have their turn");
-            self.reaper.put_back(tree, Rest { entries: unfinished, turns: rest.turns + 1, ..rest }, foreign);
+            self.reaper.put_back((pool, tree), Rest { entries: unfinished, turns: rest.turns + 1, ..rest }, foreign);
             return None;
         }
         tracing::debug!(tree = %tree, names = rest.names_removed, left = rest.left.len(), "reaped");
         if rest.left.is_empty() {
             self.note_reaped(tree, rest.names_removed);
         }
-        Some(rest.left.iter().map(Debt::of_leftover).collect())
+        Some(rest.left.iter().map(|left| Debt::of_leftover(pool, left)).collect())
     }
 }

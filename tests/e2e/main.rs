@@ -38,6 +38,7 @@ mod session;
 mod storm;
 mod sweep;
 mod tamper;
+mod tenants;
 mod time;
 mod trees;
 mod upgrade;

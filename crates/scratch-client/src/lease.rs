@@ -43,6 +43,8 @@ pub struct GrantOptions {
     pub grace: Option<Duration>,
     /// Of two grants with the same nonce the second one gives the lease of the first, as long as that lives. Absent: drawn.
     pub nonce: Option<[u8; 16]>,
+    /// On behalf of this user, whose lease it will be: for root and the admin group. Without holders a hold holds it.
+    pub tenant: Option<u32>,
 }
 
 /// A lease and the duty to revoke it.
@@ -167,6 +169,7 @@ impl GrantOptions {
             parent: self.parent.clone().unwrap_or_default(),
             search_environment: self.search_environment,
             grace: self.grace.map(duration).transpose()?,
+            tenant: self.tenant,
             ..GrantRequest::default()
         })
     }

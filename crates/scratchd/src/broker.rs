@@ -41,6 +41,8 @@ pub(crate) struct Broker {
     /// Whose rights the broker has; work for tenants of this user needs no change of identity.
     pub(crate) uid: u32,
     pub(crate) session: bool,
+    /// It can take on other users' rights; else there is one tenant only, the broker's own user.
+    pub(crate) acts_as_others: bool,
     pub(crate) settings: InForce,
     pub(crate) started: SystemTime,
     pub(crate) watch: Watch,
@@ -108,6 +110,7 @@ pub(crate) struct Parts {
     pub(crate) session: bool,
     pub(crate) settings: Settings,
     pub(crate) generation: u64,
+    pub(crate) acts_as_others: bool,
 }
 
 impl Broker {
@@ -117,6 +120,7 @@ impl Broker {
     /// When watcher or side threads can't be made.
     pub(crate) fn new(parts: Parts) -> std::io::Result<Self> {
         let mut table = Table::new(parts.config.lease_limits(), parts.generation);
+        table.set_limits(parts.config.lease_limits(), parts.config.rule_limits());
         table.at(clock::now()).started();
         Ok(Self {
             uid: rustix::process::geteuid().as_raw(),
@@ -124,6 +128,7 @@ impl Broker {
             pools: parts.pools,
             runtime: parts.runtime,
             session: parts.session,
+            acts_as_others: parts.acts_as_others,
             settings: InForce::new(parts.settings),
             started: SystemTime::now(),
             watch: Watch::new()?,

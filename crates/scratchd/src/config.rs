@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::rules::RuleConfig;
+
 /// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +27,9 @@ pub struct Config {
     /// What may outlive its end.
     #[serde(default)]
     pub keep: KeepConfig,
+    /// Who has what else; the first that fits.
+    #[serde(default)]
+    pub rule: Vec<RuleConfig>,
 }
 
 /// One pool.
@@ -84,6 +89,15 @@ pub struct LimitsConfig {
     pub leases: usize,
     /// Areas that the broker made and that were not released.
     pub areas: usize,
+    /// Bytes that its leases are granted together. 0: as many as they like.
+    #[serde(deserialize_with = "size")]
+    pub bytes: u64,
+    /// Inodes, alike.
+    pub inodes: u64,
+    /// Leases and areas made in a second. 0: as many as it gets.
+    pub creates_per_second: u32,
+    /// Those that may be made at once.
+    pub creates_burst: u32,
     /// Holders of one lease.
     pub holders: usize,
     /// Labels of one lease.
@@ -104,6 +118,8 @@ pub struct LimitsConfig {
     pub connections: usize,
     /// Descriptors that were sent on all its connections and not yet received, or wait behind a ticket.
     pub unread_descriptors: usize,
+    /// Tickets that are open.
+    pub tickets: usize,
     /// gRPC calls and streams under way, on all its connections.
     pub calls: usize,
     /// Watch streams, on all its connections.
@@ -119,6 +135,10 @@ impl Default for LimitsConfig {
         Self {
             leases: lease.leases_per_tenant,
             areas: lease.areas_per_tenant,
+            bytes: 0,
+            inodes: 0,
+            creates_per_second: 0,
+            creates_burst: 1000,
             holders: lease.holders_per_lease,
             labels: lease.labels_per_lease,
             label_bytes: lease.label_bytes as u64,
@@ -127,6 +147,7 @@ impl Default for LimitsConfig {
             grace_max: lease.grace_max,
             connections: 4096,
             unread_descriptors: 4096,
+            tickets: 64,
             calls: 4096,
             watches: 16,
             unread_bytes: 256 * 1024,
@@ -224,7 +245,9 @@ impl Config {
             path: path.to_owned(),
             message: error.to_string().trim_end().to_owned(),
         };
-        let config: Self = toml::from_str(text).map_err(parse)?;
+        let mut config: Self = toml::from_str(text).map_err(parse)?;
+        let written: toml::Table = toml::from_str(text).map_err(parse)?;
+        config.rule.iter_mut().try_for_each(|rule| rule.complete(written.get("limits"))).map_err(parse)?;
         match config.nonsense() {
             None => Ok(config),
             Some(what) => Err(ConfigError::Sense { path: path.to_owned(), what }),
@@ -241,6 +264,7 @@ impl Config {
             admin: AdminConfig::default(),
             limits: LimitsConfig::default(),
             keep: KeepConfig::default(),
+            rule: Vec::new(),
         }
     }
 
@@ -270,24 +294,37 @@ impl Config {
                 return Some(format!("pool {:?}: backend {backend:?} is not in this version; use \"dir\"", pool.name));
             }
         }
-        if self.limits.ttl_min > self.limits.ttl_max {
-            return Some("limits.ttl_min is longer than limits.ttl_max; swap them".to_owned());
-        }
-        None
+        let all_limits = self.rule.iter().map(|rule| &rule.held_to).chain([&self.limits]);
+        self.rule.iter().find_map(|rule| rule.nonsense(self)).or_else(|| all_limits.into_iter().find_map(nonsense_of))
     }
 
     /// The part of the limits that the lease table decides on.
     #[must_use]
     pub fn lease_limits(&self) -> scratch_lease::Limits {
+        self.lease_limits_of(&self.limits)
+    }
+
+    /// Those of each rule.
+    #[must_use]
+    pub fn rule_limits(&self) -> Vec<scratch_lease::Limits> {
+        self.rule.iter().map(|rule| self.lease_limits_of(&rule.held_to)).collect()
+    }
+
+    fn lease_limits_of(&self, limits: &LimitsConfig) -> scratch_lease::Limits {
+        let some = |limit: u64| Some(limit).filter(|limit| *limit > 0);
+        let (per_second, burst) = (limits.creates_per_second, limits.creates_burst);
         scratch_lease::Limits {
-            leases_per_tenant: self.limits.leases,
-            areas_per_tenant: self.limits.areas,
-            holders_per_lease: self.limits.holders,
-            labels_per_lease: self.limits.labels,
-            label_bytes: usize::try_from(self.limits.label_bytes).unwrap_or(usize::MAX),
-            ttl_min: self.limits.ttl_min,
-            ttl_max: self.limits.ttl_max,
-            grace_max: self.limits.grace_max,
+            leases_per_tenant: limits.leases,
+            areas_per_tenant: limits.areas,
+            bytes_per_tenant: some(limits.bytes),
+            inodes_per_tenant: some(limits.inodes),
+            creates: (per_second > 0).then_some(scratch_lease::Rate { per_second, burst }),
+            holders_per_lease: limits.holders,
+            labels_per_lease: limits.labels,
+            label_bytes: usize::try_from(limits.label_bytes).unwrap_or(usize::MAX),
+            ttl_min: limits.ttl_min,
+            ttl_max: limits.ttl_max,
+            grace_max: limits.grace_max,
             kept_per_tenant: self.keep.leases_max,
             keep_time_max: self.keep.time_max,
             keep_bytes_max: self.keep.bytes_max,
@@ -296,6 +333,10 @@ impl Config {
             ..scratch_lease::Limits::default()
         }
     }
+}
+
+fn nonsense_of(limits: &LimitsConfig) -> Option<String> {
+    (limits.ttl_min > limits.ttl_max).then(|| "limits.ttl_min is longer than limits.ttl_max; swap them".to_owned())
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 use scratch_fs::{FsError, Naming, open_directory_beneath};
-use scratch_lease::{AreaKey, AreaKind, LeaseId, Refusal, ReservedAreas};
+use scratch_lease::{AreaKey, AreaKind, LeaseId, Refusal, ReservedAreas, Table};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
 use crate::client::Client;
+use crate::clock;
 use crate::holders::Asking;
 use crate::peer::Identity;
 use crate::plan::{Plan, exact_name, plan};
@@ -82,11 +83,14 @@ impl Broker {
         let handles = if plan.want_handle { plan.count } else { 0 };
         self.check_unread(client, handles).map_err(first)?;
         let lease = self.lease_for(client, &request.lease).map_err(first)?;
-        let reserved = self
-            .lock()
-            .table
-            .reserve_areas(lease, client.peer.caller, plan.count)
-            .map_err(|refusal| first(refusal.into()))?;
+        let reserved = {
+            let mut state = self.lock();
+            let reserve = |table: &mut Table| {
+                table.take_creates(client.peer.caller, plan.count, clock::now())?;
+                table.reserve_areas(lease, client.peer.caller, plan.count)
+            };
+            reserve(&mut state.table).map_err(|refusal| first(refusal.into()))?
+        };
         let made = self.make(client, lease, &plan, reserved).map_err(|at| {
             self.lock().table.unreserve_areas(reserved, plan.count);
             AtIndex { error: self.or_ended(client, lease, at.error), ..at }
@@ -123,7 +127,8 @@ impl Broker {
         if !unnamed && !request.want_handle {
             return Ok(self.create(client, request)?.response);
         }
-        let place = self.tickets.place(client.peer.caller.tenant.0).map_err(first)?;
+        let limit = self.settings.get().limits_of(client.peer.caller).tickets;
+        let place = self.tickets.place(client.peer.caller.tenant.0, limit).map_err(first)?;
         let Creation { mut response, handles, lease, .. } = self.create(client, request)?;
         let counted = client.outgoing.keep(handles.len());
         let areas = response.areas.clone();
@@ -140,7 +145,7 @@ impl Broker {
 
     /// Refuses descriptors beyond what the tenant may leave unread.
     pub(crate) fn check_unread(&self, client: &Client, handles: usize) -> Result<(), RequestError> {
-        let limit = self.settings.get().limits.unread_descriptors;
+        let limit = self.settings.get().limits_of(client.peer.caller).unread_descriptors;
         if client.outgoing.tenant_may_be_sent(handles, limit) {
             Ok(())
         } else {

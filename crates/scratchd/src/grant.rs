@@ -40,10 +40,17 @@ impl Broker {
     /// What the table refuses, or the file system; nothing is left then.
     pub(crate) fn grant(
         self: &Arc<Self>,
-        mut asking: Asking,
+        asking: Asking,
         request: v1::GrantRequest,
         descriptors: Vec<OwnedFd>,
     ) -> Result<v1::GrantResponse, RequestError> {
+        let mut asking = match self.on_behalf(asking, &request) {
+            Ok(asking) => asking,
+            Err(error) => {
+                self.side.close(descriptors);
+                return Err(error);
+            }
+        };
         let holders = self.holders(&mut asking, &request, descriptors)?;
         let granted = self.grant_to(&asking, request, &holders);
         match granted {
@@ -74,6 +81,9 @@ impl Broker {
     ) -> Result<Vec<Holding>, RequestError> {
         let mut passed = Passed { side: &self.side, rest: descriptors.into_iter() };
         self.check_grant(request)?;
+        if asking.identity.uid != self.uid && !self.acts_as_others {
+            return Err(RequestError::OtherUser);
+        }
         let mut holders: Vec<Holding> = Vec::new();
         let add = |result: Result<Holding, RequestError>, holders: &mut Vec<Holding>| {
             let holding = result?;
@@ -86,6 +96,9 @@ impl Broker {
         if let Err(error) = added {
             holders.into_iter().for_each(|(_, watched, _)| watched.discard(&self.side));
             return Err(error);
+        }
+        if holders.is_empty() && asking.on_behalf_by.is_some() {
+            holders.push((NewHolder::Hold, Watched::Nothing, ""));
         }
         if holders.is_empty() {
             holders.push(asking.default_holder());
@@ -115,6 +128,7 @@ impl Broker {
             labels: request.labels.into_iter().collect(),
             search_environment: request.search_environment,
             grace: request.grace.map(duration).transpose()?.unwrap_or_default(),
+            granted_by: asking.on_behalf_by,
         };
         let ids = self.decide_grant(grant, asking, note)?;
         if let Some(lease) = self.lock().table.lease(id) {
@@ -163,11 +177,17 @@ impl Broker {
     /// own lease's alone.
     fn pool_for(&self, name: &str, parent: Option<LeaseId>, caller: Caller) -> Result<&InUse, RequestError> {
         let of_parent = parent.and_then(|parent| self.pool_of(parent));
+        let settings = self.settings.get();
+        let pools = settings.rule_of(caller).map(|rule| rule.pools.as_slice()).unwrap_or_default();
+        let first = || pools.first().and_then(|name| self.pools.named(name)).unwrap_or_else(|| self.pools.first());
         let pool = match name {
-            "" => of_parent.unwrap_or_else(|| self.pools.first()),
+            "" => of_parent.unwrap_or_else(first),
             name => {
-                let is_allowed =
-                    |pool: &&InUse| caller.confined_to.is_none() || of_parent.is_some_and(|of| of.id == pool.id);
+                let is_allowed = |pool: &&InUse| {
+                    let is_parents = of_parent.is_some_and(|of| of.id == pool.id);
+                    is_parents
+                        || caller.confined_to.is_none() && (pools.is_empty() || pools.contains(&pool.config.name))
+                };
                 // Shortened: the reply must fit into a packet whatever was asked.
                 let unknown = || RequestError::PoolUnknown(name.chars().take(64).collect());
                 self.pools.named(name).filter(is_allowed).ok_or_else(unknown)?

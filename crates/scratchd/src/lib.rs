@@ -4,6 +4,7 @@
 //! and `reaper` do what follows when holders and trees end; `start` and `recover` begin.
 
 mod attach;
+mod behalf;
 mod broker;
 mod cgroup;
 mod channel;
@@ -39,6 +40,7 @@ mod reaper;
 mod reason;
 mod recover;
 mod release;
+mod rules;
 mod search;
 mod settings;
 mod side;
@@ -46,6 +48,7 @@ mod sockets;
 mod start;
 mod store;
 mod tamper;
+mod tenants;
 mod tickets;
 mod translate;
 mod turns;

@@ -87,6 +87,8 @@ enum Task {
 /// Whose trash and debt, in figures.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Owed {
+    /// Trees that are ended and not yet freed.
+    pub(crate) trash: usize,
     pub(crate) debts: usize,
     pub(crate) bytes: u64,
 }
@@ -175,7 +177,25 @@ impl Reaper {
         of_tenant.fold(Owed::default(), |owed, debt| Owed {
             debts: owed.debts + 1,
             bytes: owed.bytes.saturating_add(debt.bytes),
+            ..owed
         })
+    }
+
+    /// What there is of each tenant that there is anything of.
+    pub(crate) fn owed_by_tenant(&self) -> HashMap<u32, Owed> {
+        let queue = self.lock();
+        let mut all: HashMap<u32, Owed> = HashMap::new();
+        for subject in queue.waiting.iter().chain(&queue.working) {
+            if let Subject::Trash(_, tree) = subject {
+                all.entry(tree.tenant).or_default().trash += 1;
+            }
+        }
+        for debt in queue.debts.iter() {
+            let owed = all.entry(debt.tenant).or_default();
+            owed.debts += 1;
+            owed.bytes = owed.bytes.saturating_add(debt.bytes);
+        }
+        all
     }
 
     /// Whether this tree is on its way, or owed. A part of a tree that is being removed may be lifted out of it under a name

@@ -416,5 +416,6 @@ fn grant_of((pool, id): (PoolId, LeaseId), record: &Record, parent: Option<Lease
         labels: record.labels.clone(),
         search_environment: record.search_environment,
         grace: Duration::from_nanos(record.grace),
+        granted_by: record.granted_by.map(TenantId),
     }
 }

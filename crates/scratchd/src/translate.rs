@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prost_types::Timestamp;
 use scratch_fs::{Firmness, Record};
-use scratch_lease::{BootTime, HolderKind, Lease, LeaseId, LeaseState, Refusal, Share};
+use scratch_lease::{BootTime, HolderKind, Lease, LeaseId, LeaseState, Refusal, Share, TenantId};
 use scratch_proto::v1;
 
 use crate::broker::{Broker, State};
@@ -115,6 +115,7 @@ impl Broker {
             limits_left: wire_left(left),
             create_time: Some(timestamp(lease.created())),
             reason: lease.reason().map(|reason| why(lease, reason)),
+            granted_by: lease.granted_by().map(|TenantId(uid)| v1::Tenant { uid, name: String::new() }),
         }
     }
 
@@ -177,6 +178,7 @@ pub(crate) fn record(state: &State, cgroups: &KnownCgroups, pools: &Pools, lease
         kept_until: lease.kept_until().map_or(0, |time| time.0),
         keep_bytes: keep.map_or(0, |keep| keep.bytes),
         holder_next: lease.holder_next(),
+        granted_by: lease.granted_by().map(|by| by.0),
     }
 }
 

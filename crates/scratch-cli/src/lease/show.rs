@@ -100,6 +100,7 @@ fn fields(lease: &v1::Lease) -> Vec<(&'static str, String)> {
     let fields = [
         ("lease", lease.id.clone()),
         ("tenant", ls::tenant(lease.tenant.as_ref())),
+        ("by", ls::tenant(lease.granted_by.as_ref())),
         ("pool", lease.pool.clone()),
         ("path", String::from_utf8_lossy(&lease.path).into_owned()),
         ("state", json::state(lease.state()).to_owned()),

@@ -122,6 +122,17 @@ fn grant(
             return Outcome::Answer(refusal(&error, None), Vec::new());
         }
     };
+    if request.tenant.is_some()
+        && let Some(tokio) = broker.tokio.get()
+    {
+        // The user data base may be far away.
+        let broker = Arc::clone(broker);
+        tokio.spawn_blocking(move || {
+            let (answer, handle) = granted(&broker, asking, request, descriptors);
+            reply_to.send(answer, handle);
+        });
+        return Outcome::UnderWay;
+    }
     if descriptors.is_empty() {
         let (answer, handle) = granted(broker, asking, request, descriptors);
         return Outcome::Answer(answer, handle.into_iter().collect());

@@ -158,10 +158,10 @@ impl Broker {
     fn resume(&self, one: Resumed) -> Option<Client> {
         let settings = self.settings.get();
         let peer = match one.confined {
-            None => Peer::of(one.socket.as_fd(), settings.admin_group).ok()?,
+            None => self.peer(one.socket.as_fd()).ok()?,
             Some((lease, _)) => self.confined_peer(lease)?,
         };
-        let seat = self.loads.join(peer.identity.uid, settings.limits.connections)?;
+        let seat = self.loads.join(peer.identity.uid, settings.limits_of(peer.caller).connections)?;
         let mut client = Client::new(one.socket, peer, (one.id, Road::Channel), seat);
         client.outgoing.sent(one.unread);
         client.delegations = one.confined.map_or(0, |(_, delegations)| delegations);

@@ -19,7 +19,6 @@ use crate::channel::dispatch::refusal;
 use crate::channel::serve::of_broker;
 use crate::channel::{Mail, MailBox};
 use crate::client::{Client, Road};
-use crate::peer::Peer;
 use crate::reason::RequestError;
 use crate::release::Released;
 use crate::turns::Turns;
@@ -219,22 +218,27 @@ impl Thread {
     }
 
     fn admit(&self, socket: OwnedFd, token: u64) -> Result<Connection, RequestError> {
-        let system = |errno| scratch_fs::FsError::new("look at the peer of", "handle.sock", errno);
+        let system = |errno| scratch_fs::FsError::new("listen to", "a connection", errno);
         let settings = self.broker.settings.get();
-        let peer = Peer::of(socket.as_fd(), settings.admin_group).map_err(system)?;
+        let tell = |error: &RequestError| {
+            let told = of_broker(refusal(error, None)).encode_to_vec();
+            // It is closed in any case.
+            let _ = scratch_sys::send_packet(socket.as_fd(), &told, &[], SendFlags::DONTWAIT);
+        };
+        let peer = self.broker.peer(socket.as_fd()).inspect_err(tell)?;
         let tenant = peer.identity.uid;
-        let limit = settings.limits.connections;
+        let limits = settings.limits_of(peer.caller);
+        let limit = limits.connections;
         let Some(seat) = self.broker.loads.join(tenant, limit) else {
             let error = RequestError::LimitConnections { limit };
             self.broker.note_refusal(tenant, error.code_and_reason().1);
-            let told = of_broker(refusal(&error, None)).encode_to_vec();
-            // It is closed in any case.
-            let _ = scratch_sys::send_packet(socket.as_fd(), &told, &[], SendFlags::DONTWAIT);
+            tell(&error);
             return Err(error);
         };
+        let unread_bytes = limits.unread_bytes;
         let connection = Connection::new(Client::new(socket, peer, (ConnectionId(token), Road::Channel), seat));
         // The kernel doubles what it is told.
-        let bytes = usize::try_from(settings.limits.unread_bytes / 2).unwrap_or(usize::MAX);
+        let bytes = usize::try_from(unread_bytes / 2).unwrap_or(usize::MAX);
         sockopt::set_socket_send_buffer_size(connection.socket(), bytes)
             .and_then(|()| epoll::add(&self.epoll, connection.socket(), EventData::new_u64(token), READ))
             .map_err(system)?;

@@ -18,6 +18,7 @@ mod grpc;
 mod health;
 mod holders;
 mod identity;
+mod isolation;
 mod jobs;
 mod keep;
 mod lease;

@@ -12,6 +12,7 @@ mod delegate;
 mod doctor;
 mod drain;
 mod events;
+mod exhaustion;
 mod families;
 mod floods;
 mod grpc;

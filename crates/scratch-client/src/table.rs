@@ -155,6 +155,11 @@ impl Table {
         }
     }
 
+    /// What the broker has said before the end, if it was more than that.
+    pub(crate) fn last_word(&self) -> Option<ClientError> {
+        self.lost.clone().filter(|lost| !lost.is_disconnect())
+    }
+
     fn has_unawaited(&self) -> bool {
         self.pending.values().any(|pending| matches!(pending, Pending::Cancelled(_) | Pending::Told(_)))
     }

@@ -206,7 +206,7 @@ impl Asking {
             Some(Kind::Hold(_)) if self.may_hold => Ok((NewHolder::Hold, Watched::Nothing, "")),
             Some(Kind::Hold(_)) => Err(RequestError::NotPermitted(
                 "a hold, which nothing but a Detach or a Revoke ends,",
-                "root, the admin group and those that a rule gives it to; let a process, a cgroup or a ttl hold the lease",
+                "root and the admin group, and for whom a rule allows it; let a process, a cgroup or a ttl hold the lease",
             )),
         }
     }

@@ -5,12 +5,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use rustix::fs::FallocateFlags;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
 use scratch_proto::v1::{CreateRequest, GrantRequest, Kind, PingRequest, RevokeRequest, Wait};
-use scratch_tests::{Broker, Channel, DEADLINE, Options, Refusal, contained, eventually, is_root, left_out, names_in};
+use scratch_tests::{Broker, Channel, DEADLINE, Filesystem, Options, Place, Refusal, contained, eventually, is_root, left_out, names_in};
 use serde_json::Value;
 
 const POOLS: &str = "[[pool]]\nname = \"default\"\nroot = \"@PLACE@/pool\"\n";
@@ -83,7 +84,7 @@ fn rules_give_pools_and_limits_and_refuse() {
             [[rule]]\nuser = \"1234\"\npools = [\"fast\"]\nlimits = { leases = 1 }\n\
             [[rule]]\ngroup = \"4321\"\ndeny = true\n";
         let options = configured(rules);
-        let place = scratch_tests::Place::default();
+        let place = Place::default();
         fs::create_dir(place.path().join("fast")).expect("a place is writable");
         let broker = Broker::start(Options { place: Some(place), ..options });
         let path = grant_as(&broker, TENANT, &[]).expect("it is granted");
@@ -330,5 +331,38 @@ fn who_makes_too_much_at_once_is_told_when_to_come_again() {
         let refused = [(); 3].iter().find_map(|()| create(200)).expect("not three times 200 at once");
         assert_eq!((refused.reason.as_str(), refused.metadata["limit"].as_str()), ("LIMIT_RATE", "1"));
         assert!(refused.metadata.contains_key("retry_after"), "{refused:?}");
+    });
+}
+
+#[test]
+fn a_pool_above_its_high_water_ends_what_was_marked_for_that_and_grants_nothing() {
+    let test = "tenants::a_pool_above_its_high_water_ends_what_was_marked_for_that_and_grants_nothing";
+    contained(test, || {
+        let Some(place) = Place::on(test, Filesystem::Ext4) else { return };
+        let marks = "high_water = { bytes = \"60%\", inodes = \"90%\", end_preemptible = true }\n";
+        let broker = Broker::start(Options { place: Some(place), ..configured(marks) });
+        let grant = |options: &[&str]| {
+            let arguments = [&["lease", "grant", "--ttl", "10m", "--output", "json"], options].concat();
+            said(&broker.scratch(&arguments).output().expect("it runs"))
+        };
+        let id = |granted: Result<Value, String>| granted.expect("there is room")["id"].as_str().map(str::to_owned);
+        let unmarked = id(grant(&[])).expect("a lease has an id");
+        let marked = [(); 2].map(|()| id(grant(&["--preemptible"])).expect("a lease has an id"));
+        let path = |lease: &String| broker.pool_root().join(lease);
+        let space = rustix::fs::statvfs(broker.pool_root()).expect("it is there");
+        let filler = path(&unmarked).join("filler");
+        let file = fs::File::create(&filler).expect("an area is writable");
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, space.f_bavail * space.f_frsize * 4 / 5).expect("there is room");
+
+        eventually(DEADLINE, "both that are marked have ended", || marked.iter().all(|lease| !path(lease).exists()));
+        for lease in &marked {
+            assert_eq!(broker.json(&["lease", "show", lease])["reason"]["code"], "PREEMPTED");
+        }
+        assert_eq!(grant(&["--preemptible"]).err().as_deref(), Some("POOL_FULL"));
+        assert_eq!(broker.json(&["status"])["pools"][0]["full"], "bytes");
+        assert!(filler.exists(), "what is not marked is never ended");
+        fs::remove_file(&filler).expect("it is there");
+        drop(file);
+        eventually(DEADLINE, "it grants again", || grant(&[]).is_ok());
     });
 }

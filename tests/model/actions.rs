@@ -219,6 +219,7 @@ impl Run {
             search_environment,
             grace,
             granted_by: None,
+            preemptible: false,
         };
         let caller = Caller::of(tenant);
         let first = self.lives_by_nonce(id);

@@ -69,6 +69,7 @@ fn pool(pool: &v1::PoolStatus) -> Value {
         "bytes_free": pool.bytes_free,
         "inodes_total": pool.inodes_total,
         "inodes_free": pool.inodes_free,
+        "full": if pool.full.is_empty() { Value::Null } else { json!(pool.full) },
         "problem": if pool.problem.is_empty() { Value::Null } else { json!(pool.problem) },
     });
     json::insert_bytes(&mut value, "root", &pool.root);
@@ -100,6 +101,9 @@ fn text(status: &v1::StatusResponse) {
             pool.bytes_free >> 20,
             pool.inodes_free
         );
+        if !pool.full.is_empty() {
+            println!("  FULL     {}: above its high water of {}, nothing is granted in it", pool.name, pool.full);
+        }
         if !pool.problem.is_empty() {
             println!("  LOST     {}: nothing is granted; see `scratch verify`", pool.problem);
         }

@@ -45,6 +45,8 @@ pub struct GrantOptions {
     pub nonce: Option<[u8; 16]>,
     /// On behalf of this user, whose lease it will be: for root and the admin group. Without holders a hold holds it.
     pub tenant: Option<u32>,
+    /// It may be ended when its pool is too full, where that is configured.
+    pub preemptible: bool,
 }
 
 /// A lease and the duty to revoke it.
@@ -170,6 +172,7 @@ impl GrantOptions {
             search_environment: self.search_environment,
             grace: self.grace.map(duration).transpose()?,
             tenant: self.tenant,
+            preemptible: self.preemptible,
             ..GrantRequest::default()
         })
     }

@@ -55,6 +55,7 @@ pub(crate) fn grant(number: u8, holders: &[NewHolder]) -> Grant {
         search_environment: false,
         grace: Duration::ZERO,
         granted_by: None,
+        preemptible: false,
     }
 }
 

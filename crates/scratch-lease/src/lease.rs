@@ -36,6 +36,8 @@ pub struct Grant {
     pub grace: Duration,
     /// Who asks for it, where that is not the tenant.
     pub granted_by: Option<TenantId>,
+    /// It may end when its pool is too full.
+    pub preemptible: bool,
 }
 
 /// How far a lease is.
@@ -102,6 +104,7 @@ pub struct Lease {
     /// Its directory was taken away, or replaced, by somebody else.
     pub(crate) lost: bool,
     pub(crate) granted_by: Option<TenantId>,
+    pub(crate) preemptible: bool,
 }
 
 impl Lease {
@@ -135,6 +138,7 @@ impl Lease {
             over: false,
             lost: false,
             granted_by: grant.granted_by,
+            preemptible: grant.preemptible,
         };
         for holder in grant.holders {
             if lease.find(holder).is_none() {
@@ -254,6 +258,12 @@ impl Lease {
     #[must_use]
     pub fn pool(&self) -> PoolId {
         self.pool
+    }
+
+    /// Whether it may end when its pool is too full.
+    #[must_use]
+    pub fn is_preemptible(&self) -> bool {
+        self.preemptible
     }
 
     /// Who has asked for it, where that was not the tenant.

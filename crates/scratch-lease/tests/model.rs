@@ -107,6 +107,7 @@ impl Pair {
             search_environment: wish.search_environment,
             grace: Duration::ZERO,
             granted_by: None,
+            preemptible: false,
         }
     }
 

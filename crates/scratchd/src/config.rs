@@ -43,6 +43,23 @@ pub struct PoolConfig {
     /// How areas are stored.
     #[serde(default)]
     pub backend: Backend,
+    /// How full it may be.
+    #[serde(default)]
+    pub high_water: HighWaterConfig,
+}
+
+/// How full a pool may be before nothing more is granted in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HighWaterConfig {
+    /// Percent of its bytes.
+    #[serde(deserialize_with = "percent")]
+    pub bytes: Option<u8>,
+    /// Percent of its inodes.
+    #[serde(deserialize_with = "percent")]
+    pub inodes: Option<u8>,
+    /// Whether leases that were granted as preemptible end then.
+    pub end_preemptible: bool,
 }
 
 /// How a pool stores its areas.
@@ -257,7 +274,8 @@ impl Config {
     /// One pool and defaults for all else.
     #[must_use]
     pub fn of_pool(root: PathBuf) -> Self {
-        let pool = PoolConfig { name: "default".to_owned(), root, backend: Backend::Dir };
+        let (name, high_water) = ("default".to_owned(), HighWaterConfig::default());
+        let pool = PoolConfig { name, root, backend: Backend::Dir, high_water };
         Self {
             pool: vec![pool],
             restart: RestartConfig::default(),
@@ -345,6 +363,13 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
         .map_err(|error| de::Error::custom(format!("{text:?} is no duration like \"30s\": {error}")))
 }
 
+fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let number =
+        text.strip_suffix('%').and_then(|number| number.parse().ok()).filter(|number| (1..=100).contains(number));
+    number.map(Some).ok_or_else(|| de::Error::custom(format!("{text:?} is no share like \"90%\"")))
+}
+
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse::<ByteSize>()
@@ -383,6 +408,8 @@ mod tests {
             (format!("{pool}[restart]\ngrace = \"soon\"\n"), "no duration"),
             (format!("{pool}[limits]\nlabel_bytes = \"many\"\n"), "no size"),
             (format!("{pool}[limits]\nlabel_bytes = \"-1KiB\"\n"), "no size"),
+            (format!("{pool}high_water = {{ bytes = \"101%\" }}\n"), "no share"),
+            (format!("{pool}high_water = {{ bytes = \"9\" }}\n"), "no share"),
             (format!("{pool}backend = \"zfs\"\n"), "zfs"),
             (format!("{pool}backend = \"tmpfs\"\n"), "not in this version"),
             (format!("{pool}{pool}"), "name or root of another"),

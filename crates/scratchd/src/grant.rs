@@ -129,6 +129,7 @@ impl Broker {
             search_environment: request.search_environment,
             grace: request.grace.map(duration).transpose()?.unwrap_or_default(),
             granted_by: asking.on_behalf_by,
+            preemptible: request.preemptible,
         };
         let ids = self.decide_grant(grant, asking, note)?;
         if let Some(lease) = self.lock().table.lease(id) {
@@ -196,6 +197,7 @@ impl Broker {
         if pool.lost.load(Ordering::Acquire) {
             return Err(RequestError::PoolLost(pool.disk.path().to_owned()));
         }
+        self.check_high_water(pool)?;
         Ok(pool)
     }
 

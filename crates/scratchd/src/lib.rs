@@ -20,6 +20,7 @@ mod ended;
 mod events;
 mod grant;
 mod grpc;
+mod high_water;
 mod holders;
 mod keep;
 mod keep_alive;

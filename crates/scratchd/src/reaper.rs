@@ -230,6 +230,13 @@ impl Reaper {
         queue.waiting.iter().chain(&queue.working).filter(wanted).count()
     }
 
+    /// Whether trees of this pool wait to be freed or are being freed.
+    pub(crate) fn has_trash_in(&self, pool: PoolId) -> bool {
+        let queue = self.lock();
+        let of_pool = |subject: &Subject| matches!(subject, Subject::Trash(of, _) if *of == pool);
+        queue.waiting.iter().chain(&queue.working).any(of_pool)
+    }
+
     /// Whether a tree that was this lease's, or an area of it, waits to be freed or is being freed.
     pub(crate) fn has_trash_of(&self, lease: LeaseId) -> bool {
         let queue = self.lock();

@@ -66,6 +66,10 @@ pub(crate) enum RequestError {
         "the kernel names this peer as user {0}, as it does all that the broker's user name space has no number for; run a broker where its users have numbers"
     )]
     UserUnmapped(u32),
+    #[error(
+        "pool {pool:?} has {percent} % of its {resource} in use, and grants nothing until there are less; try again later"
+    )]
+    PoolFull { pool: String, resource: &'static str, percent: u8 },
     #[error("user {0} has no account here; a lease is granted on behalf of those that have one")]
     TenantUnknown(u32),
     #[error(
@@ -147,6 +151,7 @@ impl RequestError {
             Self::Delegated(_) => (Code::PermissionDenied, "DELEGATED"),
             Self::NotPermitted(..) => (Code::PermissionDenied, "NOT_PERMITTED"),
             Self::UserUnmapped(_) => (Code::PermissionDenied, "USER_UNMAPPED"),
+            Self::PoolFull { .. } => (Code::ResourceExhausted, "POOL_FULL"),
             Self::TenantUnknown(_) => (Code::NotFound, "TENANT_UNKNOWN"),
             Self::OtherUser => (Code::FailedPrecondition, "OTHER_USER"),
             Self::LimitUnread { .. } => (Code::ResourceExhausted, "LIMIT_UNREAD"),
@@ -200,6 +205,9 @@ impl RequestError {
             | Self::LimitTickets { limit }
             | Self::LimitWatches { limit }
             | Self::LimitPersists { limit } => vec![("limit", limit.to_string())],
+            Self::PoolFull { percent, resource, .. } => {
+                vec![("limit", format!("{percent}%")), ("resource", (*resource).to_owned())]
+            }
             Self::BatchSize(_) => vec![("limit", scratch_proto::BATCH_MAX.to_string())],
             _ => Vec::new(),
         }

@@ -417,5 +417,6 @@ fn grant_of((pool, id): (PoolId, LeaseId), record: &Record, parent: Option<Lease
         search_environment: record.search_environment,
         grace: Duration::from_nanos(record.grace),
         granted_by: record.granted_by.map(TenantId),
+        preemptible: record.preemptible,
     }
 }

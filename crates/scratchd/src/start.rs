@@ -205,6 +205,7 @@ impl Started {
             };
             let server = tokio::spawn(grpc::serve(Arc::clone(&broker), grpc, until_stopping)?);
             tokio::spawn(Arc::clone(&broker).expire_tickets());
+            tokio::spawn(Arc::clone(&broker).keep_below_high_water());
             if let (Some(file), Some(hangup)) = (&options.config, stop.hangup.take()) {
                 let file = std::path::absolute(file)?;
                 tokio::spawn(settings::follow(Arc::clone(&broker), file, hangup));

@@ -116,6 +116,7 @@ impl Broker {
             create_time: Some(timestamp(lease.created())),
             reason: lease.reason().map(|reason| why(lease, reason)),
             granted_by: lease.granted_by().map(|TenantId(uid)| v1::Tenant { uid, name: String::new() }),
+            preemptible: lease.is_preemptible(),
         }
     }
 
@@ -179,6 +180,7 @@ pub(crate) fn record(state: &State, cgroups: &KnownCgroups, pools: &Pools, lease
         keep_bytes: keep.map_or(0, |keep| keep.bytes),
         holder_next: lease.holder_next(),
         granted_by: lease.granted_by().map(|by| by.0),
+        preemptible: lease.is_preemptible(),
     }
 }
 

@@ -46,6 +46,9 @@ pub(super) struct GrantArgs {
     /// something else is named
     #[arg(long = "for", value_name = "USER", value_parser = argument::user)]
     tenant: Option<u32>,
+    /// It may be ended when the pool is too full, where that is configured
+    #[arg(long)]
+    preemptible: bool,
     /// Let it live on so long after its last holder has gone, so that another can come
     #[arg(long, value_name = "DURATION", value_parser = argument::duration)]
     grace: Option<Duration>,
@@ -80,6 +83,7 @@ pub(super) fn grant(args: GrantArgs) -> Result<(), Failure> {
         lifetime_max: args.lifetime,
         grace: args.grace,
         tenant: args.tenant,
+        preemptible: args.preemptible,
         ..GrantOptions::default()
     };
     let lease = Client::connect_or_start(&broker::options())?.grant(&options)?;

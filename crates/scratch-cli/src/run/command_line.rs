@@ -28,6 +28,9 @@ pub(crate) struct RunArgs {
         value_parser = argument::duration
     )]
     pub(super) keep_on_failure: Option<Duration>,
+    /// The lease may be ended when the pool is too full, where that is configured; CMD is not killed
+    #[arg(long)]
+    pub(super) preemptible: bool,
     #[command(flatten)]
     later: LaterOptions,
     /// The command and its arguments

@@ -81,6 +81,7 @@ impl Service {
             Err(error) => tracing::warn!(%error, "status goes without the pool's space"),
         }
         status.problem = self.0.check_pool(pool).first().map(problem).unwrap_or_default();
+        status.full = pool.above_high_water().map(|(resource, _)| resource.name().to_owned()).unwrap_or_default();
         status
     }
 }

@@ -11,7 +11,9 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
 use scratch_proto::v1::{CreateRequest, GrantRequest, Kind, PingRequest, RevokeRequest, Wait};
-use scratch_tests::{Broker, Channel, DEADLINE, Filesystem, Options, Place, Refusal, contained, eventually, is_root, left_out, names_in};
+use scratch_tests::{
+    Broker, Channel, DEADLINE, Filesystem, Options, Place, Refusal, contained, eventually, is_root, left_out, names_in,
+};
 use serde_json::Value;
 
 const POOLS: &str = "[[pool]]\nname = \"default\"\nroot = \"@PLACE@/pool\"\n";
@@ -352,7 +354,8 @@ fn a_pool_above_its_high_water_ends_what_was_marked_for_that_and_grants_nothing(
         let space = rustix::fs::statvfs(broker.pool_root()).expect("it is there");
         let filler = path(&unmarked).join("filler");
         let file = fs::File::create(&filler).expect("an area is writable");
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, space.f_bavail * space.f_frsize * 4 / 5).expect("there is room");
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, space.f_bavail * space.f_frsize * 4 / 5)
+            .expect("there is room");
 
         eventually(DEADLINE, "both that are marked have ended", || marked.iter().all(|lease| !path(lease).exists()));
         for lease in &marked {

@@ -17,6 +17,7 @@ mod floods;
 mod grpc;
 mod health;
 mod holders;
+mod hostile;
 mod identity;
 mod jobs;
 mod keep;

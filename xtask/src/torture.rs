@@ -24,6 +24,11 @@ const PROOFS: &[Proof] = &[
     ("scale", "scale::", "10 000 leases ending at once, 100 000 living across restarts"),
     ("time", "time::", "stopped processes, clocks set, suspend"),
     ("identity", "identity::", "reused process numbers, exec, fork, threads"),
+    (
+        "hostile",
+        "hostile::",
+        "trees built against the broker, and 10 000 rounds of each race with it; canaries outside",
+    ),
 ];
 
 pub(crate) fn help() -> String {

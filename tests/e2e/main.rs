@@ -21,6 +21,7 @@ mod hostile;
 mod identity;
 mod jobs;
 mod keep;
+mod kill;
 mod lease;
 mod misbehaviour;
 mod mktemp;

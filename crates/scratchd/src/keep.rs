@@ -61,6 +61,7 @@ impl Broker {
             return;
         };
         tracing::info!(lease = %id, reason = reason.code(), "lease has ended and is kept: {reason}");
+        self.cgroups.kill(id, &holders);
         self.let_go(id, &holders);
         self.arm_timer();
         self.activity();

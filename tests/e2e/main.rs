@@ -3,6 +3,7 @@
 mod bad_start;
 mod cgroup;
 mod channel;
+mod confine;
 mod conformance;
 mod containment;
 mod crash;

@@ -25,6 +25,9 @@ pub struct Config {
     /// What may outlive its end.
     #[serde(default)]
     pub keep: KeepConfig,
+    /// What the broker denies itself.
+    #[serde(default)]
+    pub confine: ConfineConfig,
 }
 
 /// One pool.
@@ -166,6 +169,20 @@ impl Default for KeepConfig {
     }
 }
 
+/// What the broker denies itself.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConfineConfig {
+    /// System calls that a broker has no use for, by a seccomp filter.
+    pub system_calls: bool,
+}
+
+impl Default for ConfineConfig {
+    fn default() -> Self {
+        Self { system_calls: true }
+    }
+}
+
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -241,6 +258,7 @@ impl Config {
             admin: AdminConfig::default(),
             limits: LimitsConfig::default(),
             keep: KeepConfig::default(),
+            confine: ConfineConfig::default(),
         }
     }
 

@@ -66,7 +66,7 @@ pub(super) const ALLOWED: &[c_long] = &[
     libc::SYS_readlinkat,
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
-    libc::SYS_fchmodat2,
+    super::chmod::SYS_FCHMODAT2,
     libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_faccessat,

@@ -12,6 +12,8 @@ mod discover;
 mod end;
 mod error;
 mod files;
+#[doc(hidden)]
+pub mod fuzz;
 mod gone;
 mod inspect;
 mod ladder;

@@ -278,7 +278,7 @@ impl Broker {
     /// Moves an ended lease into trash and forgets it; to be tried again as often as need be. `dead` is for a lease that is
     /// in no table any more. What has its name and is not its directory stays.
     pub(crate) fn end_on_disk(&self, id: LeaseId, dead: Option<Dead>) -> Result<(), Box<Debt>> {
-        let known = {
+        let (known, holders) = {
             let state = self.lock();
             let place = state.places.get(&id).copied();
             let lease = state.table.lease(id);
@@ -286,12 +286,15 @@ impl Broker {
             if lease.is_some_and(|lease| !matches!(lease.state(), LeaseState::Ending | LeaseState::Gone { .. })) {
                 return Ok(());
             }
-            lease.zip(place).map(|(lease, place)| Dead { pool: lease.pool(), tenant: lease.tenant().0, place })
+            let known =
+                lease.zip(place).map(|(lease, place)| Dead { pool: lease.pool(), tenant: lease.tenant().0, place });
+            (known, lease.map(|lease| lease.holders().to_vec()).unwrap_or_default())
         };
         // Neither: somebody else has just ended it.
         let Some(dead) = known.or(dead) else { return Ok(()) };
         let owed = |error: FsError| Box::new(lease_debt(id, dead, &error));
         let pool = &self.pools.get(dead.pool).disk;
+        let dying = self.cgroups.kill(id, &holders);
         let mut freed = None;
         // What has the path of one that is out of sight is nothing to it.
         if !self.free_gone(id, dead).map_err(owed)? {
@@ -309,7 +312,11 @@ impl Broker {
             tracing::warn!(lease = %id, %error, "the record of a lease that is gone stays until the next start, ignoring");
         }
         // After the record: a start that finds one knows by its tree in trash that the lease was ended.
-        freed.into_iter().for_each(|tree| self.reaper.push(dead.pool, tree, None));
+        match freed {
+            Some(tree) if !dying.is_empty() => self.reaper.hold_back(dead.pool, tree, dying),
+            Some(tree) => self.reaper.push(dead.pool, tree, None),
+            None => {}
+        }
         self.forget(id);
         Ok(())
     }

@@ -30,6 +30,9 @@ pub struct Config {
     /// Who has what else; the first that fits.
     #[serde(default)]
     pub rule: Vec<RuleConfig>,
+    /// What the broker denies itself.
+    #[serde(default)]
+    pub confine: ConfineConfig,
 }
 
 /// One pool.
@@ -204,6 +207,20 @@ impl Default for KeepConfig {
     }
 }
 
+/// What the broker denies itself.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConfineConfig {
+    /// System calls that a broker has no use for, by a seccomp filter.
+    pub system_calls: bool,
+}
+
+impl Default for ConfineConfig {
+    fn default() -> Self {
+        Self { system_calls: true }
+    }
+}
+
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -283,6 +300,7 @@ impl Config {
             limits: LimitsConfig::default(),
             keep: KeepConfig::default(),
             rule: Vec::new(),
+            confine: ConfineConfig::default(),
         }
     }
 

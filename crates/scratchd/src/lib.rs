@@ -18,6 +18,8 @@ mod detach;
 mod drain;
 mod ended;
 mod events;
+#[doc(hidden)]
+pub mod fuzz;
 mod grant;
 mod grpc;
 mod high_water;

@@ -189,10 +189,10 @@ impl Broker {
         let parent = self.parent_of(record, &mut start.recovery);
         let now = clock::now();
         let mut found = Evidence::default();
-        let recorded: Vec<_> =
-            record.holders.iter().map(|holder| (holder.id, start.recorded_holder(lease, holder, &mut found))).collect();
-        let holders = start.recovery.holders(recorded, Duration::from_nanos(record.grace), now);
         let identity = Identity { uid: record.uid, gid: record.gid, groups: record.groups.clone() };
+        let mut look = |holder| start.recorded_holder((lease, &identity, self.uid), holder, &mut found);
+        let recorded: Vec<_> = record.holders.iter().map(|holder| (holder.id, look(holder))).collect();
+        let holders = start.recovery.holders(recorded, Duration::from_nanos(record.grace), now);
         let holders = {
             let mut state = self.lock();
             state.identities.insert(lease, Arc::new(identity));
@@ -327,10 +327,10 @@ impl Ground<'_> {
 }
 
 impl Start {
-    /// A holder as its record names it, with what is known of it now.
+    /// A holder as its record names it, with what is known of it now; of a lease of this tenant, by this user's broker.
     fn recorded_holder(
         &mut self,
-        lease: LeaseId,
+        (lease, tenant, broker): (LeaseId, &Identity, u32),
         holder: &RecordHolder,
         found: &mut Evidence,
     ) -> (RecordedHolder, Known) {
@@ -343,7 +343,7 @@ impl Start {
                 (RecordedHolder::Process(id), known)
             }
             Some(RecordHolderKind::Cgroup(cgroup)) => {
-                let known = match Cgroup::find(self.mounts.get_or_insert_with(Mounts::read), cgroup) {
+                let known = match Cgroup::find(self.mounts.get_or_insert_with(Mounts::read), cgroup, (tenant, broker)) {
                     cgroup::Found::There(cgroup) => {
                         found.known.push(Arc::clone(&cgroup.known));
                         found.cgroups.insert(CgroupId(cgroup.known.record.inode), cgroup);

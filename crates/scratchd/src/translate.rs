@@ -79,7 +79,8 @@ impl Broker {
             HolderKind::Descriptor => Kind::Descriptor(DescriptorInfo {}),
             HolderKind::Cgroup(cgroup) => {
                 let known = self.cgroups.get(lease, cgroup);
-                Kind::Cgroup(CgroupInfo { path: known.map(|known| path_bytes(&known.path)).unwrap_or_default() })
+                let kill = known.as_ref().is_some_and(|known| known.kills());
+                Kind::Cgroup(CgroupInfo { path: known.map(|known| path_bytes(&known.path)).unwrap_or_default(), kill })
             }
             HolderKind::Hold => Kind::Hold(HoldInfo {}),
             HolderKind::Unknown => return v1::Holder { id: holder.id, kind: None },

@@ -30,6 +30,7 @@ impl Broker {
             self.discard(pool.id, name, None);
             return true;
         };
+        self.cgroups.kill(id, &holders);
         self.let_go(id, &holders);
         self.arm_timer();
         self.activity();

@@ -1,6 +1,7 @@
 //! The calls of Linux.
 
 mod chmod;
+mod confine;
 mod contained;
 mod detach;
 mod exec;
@@ -10,8 +11,10 @@ mod packet;
 mod peer;
 mod signals;
 mod spawn;
+mod system_calls;
 
 pub use chmod::fchmodat2;
+pub use confine::{Violation, confine};
 pub use contained::contained_directory;
 pub use detach::{Detached, READY_NUMBER, spawn_detached};
 pub use exec::secure_execution;

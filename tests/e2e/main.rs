@@ -23,6 +23,7 @@ mod keep;
 mod lease;
 mod misbehaviour;
 mod mktemp;
+mod pools;
 mod programs;
 mod protocol;
 mod readme;

@@ -124,6 +124,15 @@ impl Broker {
         self.restart();
     }
 
+    /// As `restart`, with another configuration.
+    ///
+    /// # Panics
+    /// As `restart`.
+    pub fn restart_with_config(&mut self, config: String) {
+        self.options.config = Some(config);
+        self.restart();
+    }
+
     /// As `restart`, under another program; it may fail to get ready.
     ///
     /// # Errors

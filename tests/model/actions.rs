@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use scratch_lease::{Caller, Grant, Holder, LeaseId, NewHolder, Parting, Share};
+use scratch_lease::{Caller, Grant, Holder, LeaseId, NewHolder, Parting, PoolId, Share};
 
 use crate::broker::{LATE, STREAM_COMES_WITHIN};
 use crate::disk::{Content, Owner, RECORDS, ROOT, TRASH};
@@ -209,7 +209,7 @@ impl Run {
         let grant = Grant {
             id,
             tenant,
-            pool: 0,
+            pool: PoolId(0),
             nonce,
             parent,
             holders: holders.0,

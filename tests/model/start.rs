@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use scratch_lease::{
-    BootTime, Found, FoundRecord, Grant, Known, LeaseId, Limits, NewHolder, Parting, RecordedHolder, Recovery, Share,
-    Table,
+    BootTime, Found, FoundRecord, Grant, Known, LeaseId, Limits, NewHolder, Parting, PoolId, RecordedHolder, Recovery,
+    Share, Table,
 };
 
 use crate::broker::{Broker, Step, Subject};
@@ -69,12 +69,12 @@ impl Broker {
         if world.is(Wrong::BootSetFirst) {
             broker.set_boot(world)?;
         }
-        let mut recovery = Recovery::new(same_boot, grace);
+        let mut recovery = Recovery::new(grace);
         let mut found: Vec<_> = records.iter().map(|id| (*id, record(world, *id))).collect();
         found.sort_by_key(|(_, record)| record.as_ref().map_or(BootTime(0), |record| record.created));
         let unrecorded = directories.iter().filter(|id| !records.contains(id)).copied();
         for id in unrecorded {
-            broker.judge(world, &mut recovery, id, FoundRecord::Missing, None)?;
+            broker.judge(world, (&mut recovery, same_boot), id, FoundRecord::Missing, None)?;
         }
         for (id, record) in found {
             let in_trash = |record: &Record| world.disk.entries(TRASH).values().any(|inode| *inode == record.inode);
@@ -83,7 +83,7 @@ impl Broker {
                 Some(_) => FoundRecord::Whole,
                 None => FoundRecord::Torn,
             };
-            broker.judge(world, &mut recovery, id, state, record)?;
+            broker.judge(world, (&mut recovery, same_boot), id, state, record)?;
         }
         broker.set_boot(world)?;
         broker.settle(world);
@@ -118,7 +118,7 @@ impl Broker {
     fn judge(
         &mut self,
         world: &mut World,
-        recovery: &mut Recovery,
+        (recovery, same_boot): (&mut Recovery, bool),
         id: LeaseId,
         state: FoundRecord,
         record: Option<Record>,
@@ -126,7 +126,7 @@ impl Broker {
         let directory = world.disk.look(ROOT, id.as_str());
         let trusting = world.is(Wrong::StrangersAreAdopted);
         let is_its_own = || trusting || directory == record.as_ref().map(|record| record.inode);
-        match (recovery.found(id, state, directory.is_some(), is_its_own), record) {
+        match (recovery.found(id, same_boot, state, directory.is_some(), is_its_own), record) {
             (Found::Adopted, Some(record)) => self.adopt(world, recovery, id, &record),
             (Found::Kept(_), _) if world.is(Wrong::TornIsDead) => _ = self.end_on_disk(world, id)?,
             (Found::Kept(_), _) => self.owe(Subject::Record(id), world.now),
@@ -169,7 +169,7 @@ impl Broker {
         let grant = Grant {
             id,
             tenant: record.tenant,
-            pool: 0,
+            pool: PoolId(0),
             nonce: record.nonce,
             parent: recovery.parent(record.parent),
             holders: Vec::new(),

@@ -1,6 +1,7 @@
 //! Acts on the file system: names, create, open, list, persist, remove, usage, tenant credentials, pool layout, records.
 //! Every step is relative to a held descriptor and never follows a symbolic link. No sockets, no tokio, no logging.
 
+mod backend;
 mod beneath;
 mod blocker;
 mod claim;
@@ -30,6 +31,7 @@ mod unused;
 mod usage;
 mod walk;
 
+pub use backend::{Backend, Firmness};
 pub use beneath::{open_directory_beneath, split_area_path};
 pub use blocker::Blocker;
 pub use create::{

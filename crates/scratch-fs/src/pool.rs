@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use scratch_lease::LeaseId;
 
 use crate::FsError;
+use crate::backend::{Backend, Firmness};
 use crate::create::open_directory;
 use crate::end::Place;
 use crate::files::{WRITE_NEW, names, read_small, replace, write_all};
@@ -34,6 +35,7 @@ pub struct Pool {
     pub(crate) trash: Trash,
     pub(crate) gone: Gone,
     uuid: String,
+    backend: Backend,
     /// Held exclusively, so that a second broker finds out.
     pub(crate) lock: File,
 }
@@ -70,7 +72,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`RootRefusal`]; a root that is refused was not changed.
-    pub fn open(path: &Path, homes: &[PathBuf], runtime: &Path) -> Result<Self, RootRefusal> {
+    pub fn open(path: &Path, backend: Backend, homes: &[PathBuf], runtime: &Path) -> Result<Self, RootRefusal> {
         let (root, path) = open_root(path, homes)?;
         let marker = read_marker(&root, &path)?;
         match &marker {
@@ -91,7 +93,7 @@ impl Pool {
             Some(marker) => marker,
             None => write_marker(&root, &scratch, &path)?,
         };
-        Ok(Self { root, path, scratch, records, new, trash, gone, uuid: marker.uuid, lock })
+        Ok(Self { root, path, scratch, records, new, trash, gone, uuid: marker.uuid, backend, lock })
     }
 
     /// The root's canonical path.
@@ -102,6 +104,16 @@ impl Pool {
     /// What tells this pool from all others.
     pub fn uuid(&self) -> &str {
         &self.uuid
+    }
+
+    /// How its leases are stored.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// What limits of bytes and inodes are worth here.
+    pub fn firmness(&self) -> Firmness {
+        Firmness::Soft
     }
 
     /// The root itself.

@@ -68,6 +68,9 @@ pub struct Record {
     /// The id of the next holder; 0 in records of 0.1.0.
     #[prost(uint32, tag = "21")]
     pub holder_next: u32,
+    /// The uuid of the pool that the parent lies in, where that is another one.
+    #[prost(string, tag = "36")]
+    pub parent_pool: String,
 }
 
 /// One holder of a record.

@@ -26,7 +26,7 @@ impl Table {
             debug_assert!(false, "lease {id} is adopted twice");
             return;
         }
-        let accounts = self.accounts(grant.parent, grant.share);
+        let accounts = self.accounts(grant.parent, grant.pool, grant.share);
         let mut lease = Lease::new(grant, accounts, created, now);
         lease.state = LeaseState::Live;
         lease.holder_next = lease.holder_next.max(holder_next);

@@ -1,10 +1,10 @@
 //! Limits of bytes and inodes: a lease's own ones are carved out of those of the lease above it.
 //!
-//! A lease without a limit of its own shares the nearest one above it. What is spent of a limit: the limits of the leases
+//! A lease without a limit of its own shares the nearest one above it, in its pool: another pool's limits are its own. What is spent of a limit: the limits of the leases
 //! carved out of it, and, of inodes, one for each area that the broker made and for each lease that shares it, for its
 //! directory. It is given back when the area is released or the lease has left the table.
 
-use crate::{Grant, Lease, LeaseId, Refusal, Table};
+use crate::{Grant, Lease, LeaseId, PoolId, Refusal, Table};
 
 /// The limits of one lease. `None`: none of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Table {
 
     /// Refuses what does not fit into what is left above.
     pub(crate) fn check_share(&self, grant: &Grant) -> Result<(), Refusal> {
-        let accounts = self.accounts(grant.parent, grant.share);
+        let accounts = self.accounts(grant.parent, grant.pool, grant.share);
         Resource::ALL.into_iter().try_for_each(|resource| {
             let account = accounts.of(resource);
             self.check_left(account.above, resource, account.cost(resource))
@@ -112,8 +112,12 @@ impl Table {
     }
 
     /// The accounts of a lease to be.
-    pub(crate) fn accounts(&self, parent: Option<LeaseId>, share: Share) -> Accounts {
-        let parent = parent.and_then(|parent| self.leases.get(&parent));
+    pub(crate) fn accounts(&self, parent: Option<LeaseId>, pool: PoolId, share: Share) -> Accounts {
+        // The bytes of one pool are nothing to another's: the nearest lease above in the same one counts.
+        let mut parent = parent.and_then(|parent| self.leases.get(&parent));
+        while let Some(other) = parent.filter(|parent| parent.pool != pool) {
+            parent = other.parent.and_then(|above| self.leases.get(&above));
+        }
         let account = |resource, limit| Account {
             limit,
             spent: 0,
@@ -281,6 +285,20 @@ mod tests {
         // Its directory can't be moved yet: its parent is forgotten first.
         table.forget(id(2));
         assert_eq!(left(&table, 1), (Some(6), Some(9)));
+        table.forget(id(3));
+        assert_eq!(left(&table, 1), (Some(10), Some(10)));
+    }
+
+    #[test]
+    fn each_pool_has_its_own_limits() {
+        let mut table = roomy([limited(1, Some(10), Some(10))]);
+        let elsewhere = |grant| Grant { pool: PoolId(1), ..grant };
+        put(&mut table, below(1, elsewhere(limited(2, Some(99), None))));
+        assert_eq!((left(&table, 1), left(&table, 2)), ((Some(10), Some(10)), (Some(99), None)));
+        put(&mut table, below(2, limited(3, Some(4), None)));
+        assert_eq!((left(&table, 1), left(&table, 2)), ((Some(6), Some(9)), (Some(99), None)));
+        go(&mut table, 2);
+        table.due(at(0));
         table.forget(id(3));
         assert_eq!(left(&table, 1), (Some(10), Some(10)));
     }

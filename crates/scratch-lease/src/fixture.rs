@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     BootTime, Caller, ConnectionId, Due, EventKind, Grant, Granted, Last, Lease, LeaseId, Limits, NewHolder, Parting,
-    ProcessId, Reason, Share, Table, TenantId,
+    PoolId, ProcessId, Reason, Share, Table, TenantId,
 };
 
 pub(crate) const ME: Caller = Caller { tenant: TenantId(1000), admin: false, confined_to: None };
@@ -45,7 +45,7 @@ pub(crate) fn grant(number: u8, holders: &[NewHolder]) -> Grant {
     Grant {
         id: id(number),
         tenant: ME.tenant,
-        pool: 0,
+        pool: PoolId(0),
         nonce: None,
         parent: None,
         holders: holders.to_vec(),

@@ -43,7 +43,7 @@ impl Table {
             return Err(Refusal::LeaseEnding);
         }
         self.check_share(&grant)?;
-        let accounts = self.accounts(grant.parent, grant.share);
+        let accounts = self.accounts(grant.parent, grant.pool, grant.share);
         self.insert(Lease::new(grant, accounts, now, now));
         Ok(Granted::New)
     }

@@ -163,7 +163,7 @@ impl Table {
             return;
         }
         let alone = Grant { holders: Vec::new(), parent: None, nonce: None, ..grant };
-        let accounts = self.accounts(None, alone.share);
+        let accounts = self.accounts(None, alone.pool, alone.share);
         let mut lease = Lease::new(alone, accounts, created, created);
         lease.state = state;
         lease.reason = Some(lease.loss);

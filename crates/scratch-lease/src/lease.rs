@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::carve::Accounts;
 use crate::{
-    AreaKey, AreaKind, BootTime, Holder, HolderId, HolderKind, Keep, Last, LeaseId, NewHolder, Parting, Reason, Share,
-    TenantId,
+    AreaKey, AreaKind, BootTime, Holder, HolderId, HolderKind, Keep, Last, LeaseId, NewHolder, Parting, PoolId, Reason,
+    Share, TenantId,
 };
 
 /// What is asked for.
@@ -16,8 +16,8 @@ pub struct Grant {
     pub id: LeaseId,
     /// Whose lease it will be.
     pub tenant: TenantId,
-    /// Number of the pool it lies in.
-    pub pool: u16,
+    /// The pool it lies in.
+    pub pool: PoolId,
     /// Made by the client, so that a grant sent again is not granted twice.
     pub nonce: Option<[u8; 16]>,
     /// The lease it can't outlive.
@@ -64,7 +64,7 @@ pub enum LeaseState {
 pub struct Lease {
     pub(crate) id: LeaseId,
     pub(crate) tenant: TenantId,
-    pub(crate) pool: u16,
+    pub(crate) pool: PoolId,
     pub(crate) state: LeaseState,
     pub(crate) search_environment: bool,
     /// Searches asked for and not yet over; more than one if holders came and went meanwhile.
@@ -246,9 +246,9 @@ impl Lease {
         self.tenant
     }
 
-    /// Number of the pool it lies in.
+    /// The pool it lies in.
     #[must_use]
-    pub fn pool(&self) -> u16 {
+    pub fn pool(&self) -> PoolId {
         self.pool
     }
 

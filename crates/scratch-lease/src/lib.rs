@@ -29,7 +29,7 @@ pub use due::Due;
 pub use event::{Compacted, Event, EventKind};
 pub use grant::Granted;
 pub use holder::{CgroupId, ConnectionId, Holder, HolderId, HolderKind, Last, NewHolder, Parting, ProcessId};
-pub use id::{LeaseId, LeaseIdError};
+pub use id::{LeaseId, LeaseIdError, PoolId};
 pub use keep::Keep;
 pub use lease::{Grant, Lease, LeaseState};
 pub use limits::Limits;

@@ -73,24 +73,24 @@ pub struct AdoptedHolder {
 /// The decisions of one start. Leases come one by one, each before its children.
 #[derive(Debug)]
 pub struct Recovery {
-    everything_goes: bool,
     grace: Duration,
     /// Leases that are kept because nothing is known of them, or whose directory was taken away: their children stand alone.
     kept: HashSet<LeaseId>,
 }
 
 impl Recovery {
-    /// A start in the boot of the pool's leases or in another one; `grace` is how long connections may take to come back.
+    /// `grace` is how long connections may take to come back.
     #[must_use]
-    pub fn new(same_boot: bool, grace: Duration) -> Self {
-        Self { everything_goes: !same_boot || grace.is_zero(), grace, kept: HashSet::new() }
+    pub fn new(grace: Duration) -> Self {
+        Self { grace, kept: HashSet::new() }
     }
 
-    /// What becomes of a lease. `is_there`: its directory; `is_its_own`: whether that is the one of the record, asked only
-    /// where it matters.
+    /// What becomes of a lease. `same_boot`: its pool's leases are of this boot; `is_there`: its directory; `is_its_own`:
+    /// whether that is the one of the record, asked only where it matters.
     pub fn found(
         &mut self,
         id: LeaseId,
+        same_boot: bool,
         record: FoundRecord,
         is_there: bool,
         is_its_own: impl FnOnce() -> bool,
@@ -103,7 +103,7 @@ impl Recovery {
                 return Found::PutAway;
             }
             // After a power cut the record may be lost: then everything is dead. In the same boot it can't be.
-            _ if self.everything_goes => return Found::PutAway,
+            _ if !same_boot || self.grace.is_zero() => return Found::PutAway,
             FoundRecord::Whole if is_its_own() => return Found::Adopted,
             FoundRecord::Whole => "not the directory of its record",
             FoundRecord::Torn => "torn record",
@@ -111,6 +111,11 @@ impl Recovery {
         };
         self.kept.insert(id);
         Found::Kept(why)
+    }
+
+    /// A lease of which nothing can be known, as one of a pool that is not there.
+    pub fn unknown(&mut self, id: LeaseId) {
+        self.kept.insert(id);
     }
 
     /// The parent that an adopted lease has from now on: one that is kept because it is unknown must not end its children.
@@ -155,12 +160,12 @@ mod tests {
     const RECORDS: [FoundRecord; 3] = [FoundRecord::Whole, FoundRecord::Torn, FoundRecord::Missing];
 
     fn found(recovery: &mut Recovery, record: FoundRecord, is_there: bool, is_its_own: bool) -> Found {
-        recovery.found(id(1), record, is_there, || is_its_own)
+        recovery.found(id(1), true, record, is_there, || is_its_own)
     }
 
     #[test]
     fn in_the_same_boot_only_a_record_without_directory_is_known_to_be_dead() {
-        let mut start = Recovery::new(true, GRACE);
+        let mut start = Recovery::new(GRACE);
         assert_eq!(found(&mut start, FoundRecord::Whole, true, true), Found::Adopted);
         assert_eq!(found(&mut start, FoundRecord::Whole, false, true), Found::PutAway);
         let other = Found::Kept("not the directory of its record");
@@ -172,17 +177,22 @@ mod tests {
 
     #[test]
     fn in_another_boot_or_without_grace_everything_goes() {
-        for mut start in [Recovery::new(false, GRACE), Recovery::new(true, Duration::ZERO)] {
+        for (same_boot, grace) in [(false, GRACE), (true, Duration::ZERO)] {
+            let mut start = Recovery::new(grace);
             for (record, is_there) in RECORDS.into_iter().flat_map(|record| [(record, true), (record, false)]) {
                 let never = || unreachable!("nobody needs to know");
-                assert_eq!(start.found(id(1), record, is_there, never), Found::PutAway, "{record:?} {is_there}");
+                assert_eq!(
+                    start.found(id(1), same_boot, record, is_there, never),
+                    Found::PutAway,
+                    "{record:?} {is_there}"
+                );
             }
         }
     }
 
     #[test]
     fn only_what_is_provably_gone_holds_no_more() {
-        let start = Recovery::new(true, GRACE);
+        let start = Recovery::new(GRACE);
         let pid = ProcessId { pid: 1, start_time: 7, pidfd_inode: 0 };
         let known = [Known::There, Known::Gone(Parting::Lost), Known::Unknown];
         let recorded = (1..).zip(known.map(|known| (RecordedHolder::Process(pid), known)));
@@ -193,7 +203,7 @@ mod tests {
 
     #[test]
     fn lost_connections_get_the_longer_grace_and_those_that_came_through_hold_on() {
-        let start = Recovery::new(true, GRACE);
+        let start = Recovery::new(GRACE);
         let recorded =
             [None, Some(crate::ConnectionId(7))].map(|now| (RecordedHolder::Connection(now), Known::Unknown));
         let holders = |grace| -> Vec<_> {
@@ -206,22 +216,24 @@ mod tests {
 
     #[test]
     fn a_parent_whose_directory_was_taken_away_is_none() {
-        let mut start = Recovery::new(true, GRACE);
+        let mut start = Recovery::new(GRACE);
         assert_eq!(found(&mut start, FoundRecord::Whole, false, true), Found::PutAway);
         assert_eq!(start.parent(Some(id(1))), None);
     }
 
     #[test]
     fn a_parent_that_was_ended_takes_its_children_along() {
-        let mut start = Recovery::new(true, GRACE);
+        let mut start = Recovery::new(GRACE);
         assert_eq!(found(&mut start, FoundRecord::Ended, false, true), Found::PutAway);
         assert_eq!(start.parent(Some(id(1))), Some(id(1)));
     }
 
     #[test]
     fn a_parent_that_is_unknown_is_none() {
-        let mut start = Recovery::new(true, GRACE);
+        let mut start = Recovery::new(GRACE);
         assert_eq!(found(&mut start, FoundRecord::Torn, true, true), Found::Kept("torn record"));
+        start.unknown(id(3));
+        assert_eq!(start.parent(Some(id(3))), None);
         assert_eq!(
             (start.parent(Some(id(1))), start.parent(Some(id(2))), start.parent(None)),
             (None, Some(id(2)), None)

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use scratch_lease::{
     AreaKey, AreaKind, BootTime, Caller, ConnectionId, Due, EventKind, Grant, Granted, LeaseId, LeaseState, Limits,
-    NewHolder, Parting, ProcessId, Share, Table, TenantId, Usage,
+    NewHolder, Parting, PoolId, ProcessId, Share, Table, TenantId, Usage,
 };
 
 /// How long a connection has to come back when the broker did not run.
@@ -94,7 +94,7 @@ impl Pair {
         Grant {
             id: id(self.ids),
             tenant: TenantId(wish.tenant),
-            pool: 0,
+            pool: PoolId(0),
             nonce: wish.nonce.map(|nonce| [nonce; 16]),
             parent: wish.parent.map(|parent| self.any(parent)),
             holders: wish.holders.into_iter().map(|hold| self.holder(hold)).collect(),

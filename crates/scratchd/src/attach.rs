@@ -88,17 +88,18 @@ impl Broker {
     /// # Errors
     /// Of the file system; LEASE_UNKNOWN for a lease that is gone.
     pub(crate) fn rewrite_record(&self, id: LeaseId) -> Result<(), RequestError> {
+        let pool = &self.pool_of(id).ok_or(Refusal::LeaseUnknown)?.disk;
         loop {
             let mut record = self.record(id).ok_or(Refusal::LeaseUnknown)?;
             // By what was made, not by what has its name now.
             if let Some(Place::This { device, inode }) = self.lock().places.get(&id) {
                 (record.device, record.inode) = (*device, *inode);
             }
-            self.pool.write_record(id, &record)?;
+            pool.write_record(id, &record)?;
             let ends = self.lock().table.lease(id).map(|lease| lease.reason().is_some());
             match ends {
                 None => {
-                    self.pool.drop_record(id)?;
+                    pool.drop_record(id)?;
                     return Err(Refusal::LeaseUnknown.into());
                 }
                 // Decided since: its record must not be left naming holders.

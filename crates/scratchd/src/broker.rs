@@ -3,12 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
 
-use scratch_fs::{Ended as Put, FsError, Place, Pool};
-use scratch_lease::{BootTime, ConnectionId, Due, Holder, HolderKind, LeaseId, LeaseState, Reason, Table};
+use scratch_fs::{Ended as Put, FsError, Place};
+use scratch_lease::{BootTime, ConnectionId, Due, Holder, HolderKind, LeaseId, LeaseState, PoolId, Reason, Table};
 use tokio::sync::{Notify, watch};
 
 use crate::cgroup::{Cgroup, KnownCgroups};
@@ -23,6 +23,7 @@ use crate::grpc::Streams;
 use crate::keep::Measures;
 use crate::load::Loads;
 use crate::peer::Identity;
+use crate::pools::Pools;
 use crate::process::HeldProcess;
 use crate::reaper::{Reaper, WhenFreed};
 use crate::search::Searches;
@@ -31,11 +32,11 @@ use crate::side::Side;
 use crate::tickets::Tickets;
 use crate::watch::Watch;
 
-/// One broker and its pool.
+/// One broker and its pools.
 #[derive(Debug)]
 pub(crate) struct Broker {
     pub(crate) config: Config,
-    pub(crate) pool: Pool,
+    pub(crate) pools: Pools,
     pub(crate) runtime: PathBuf,
     /// Whose rights the broker has; work for tenants of this user needs no change of identity.
     pub(crate) uid: u32,
@@ -72,8 +73,6 @@ pub(crate) struct Broker {
     pub(crate) measures: Measures,
     /// True once the broker is on its way out: whoever is cut off then has lost nothing.
     pub(crate) stopping: watch::Sender<bool>,
-    /// The pool, or part of it, is not where its path says: nothing is granted in it.
-    pub(crate) pool_lost: AtomicBool,
     next_connection: AtomicU64,
 }
 
@@ -96,6 +95,7 @@ pub(crate) struct State {
 /// What ending a lease on disk takes to know.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dead {
+    pub(crate) pool: PoolId,
     pub(crate) tenant: u32,
     pub(crate) place: Place,
 }
@@ -103,7 +103,7 @@ pub(crate) struct Dead {
 /// What a broker is made of.
 pub(crate) struct Parts {
     pub(crate) config: Config,
-    pub(crate) pool: Pool,
+    pub(crate) pools: Pools,
     pub(crate) runtime: PathBuf,
     pub(crate) session: bool,
     pub(crate) settings: Settings,
@@ -121,7 +121,7 @@ impl Broker {
         Ok(Self {
             uid: rustix::process::geteuid().as_raw(),
             config: parts.config,
-            pool: parts.pool,
+            pools: parts.pools,
             runtime: parts.runtime,
             session: parts.session,
             settings: InForce::new(parts.settings),
@@ -151,7 +151,6 @@ impl Broker {
             ended: Ended::default(),
             measures: Measures::default(),
             stopping: watch::channel(false).0,
-            pool_lost: AtomicBool::new(false),
             next_connection: AtomicU64::new(FIRST_CONNECTION),
         })
     }
@@ -282,15 +281,16 @@ impl Broker {
             if lease.is_some_and(|lease| !matches!(lease.state(), LeaseState::Ending | LeaseState::Gone { .. })) {
                 return Ok(());
             }
-            lease.zip(place).map(|(lease, place)| Dead { tenant: lease.tenant().0, place })
+            lease.zip(place).map(|(lease, place)| Dead { pool: lease.pool(), tenant: lease.tenant().0, place })
         };
         // Neither: somebody else has just ended it.
         let Some(dead) = known.or(dead) else { return Ok(()) };
         let owed = |error: FsError| Box::new(lease_debt(id, dead, &error));
+        let pool = &self.pools.get(dead.pool).disk;
         let mut freed = None;
         // What has the path of one that is out of sight is nothing to it.
-        if !self.free_gone(id, dead.tenant).map_err(owed)? {
-            match self.pool.end_lease(id, dead.tenant, dead.place).map_err(owed)? {
+        if !self.free_gone(id, dead).map_err(owed)? {
+            match pool.end_lease(id, dead.tenant, dead.place).map_err(owed)? {
                 Put::Trashed(tree) => freed = Some(tree),
                 Put::Gone => {}
                 Put::Replaced => {
@@ -300,11 +300,11 @@ impl Broker {
                 }
             }
         }
-        if let Err(error) = self.pool.drop_record(id) {
+        if let Err(error) = pool.drop_record(id) {
             tracing::warn!(lease = %id, %error, "the record of a lease that is gone stays until the next start, ignoring");
         }
         // After the record: a start that finds one knows by its tree in trash that the lease was ended.
-        freed.into_iter().for_each(|tree| self.reaper.push(tree, None));
+        freed.into_iter().for_each(|tree| self.reaper.push(dead.pool, tree, None));
         self.forget(id);
         Ok(())
     }
@@ -366,6 +366,6 @@ fn lease_debt(id: LeaseId, dead: Dead, error: &FsError) -> Debt {
         rustix::io::Errno::ACCESS => "permission",
         _ => "other",
     };
-    let debt = Debt::new(Subject::Lease(id), dead.tenant, error.path.clone(), blocker);
+    let debt = Debt::new(Subject::Lease(id), (dead.pool, dead.tenant), error.path.clone(), blocker);
     Debt { errno: Some(error.errno), place: dead.place, ..debt }
 }

@@ -28,7 +28,7 @@ pub struct Config {
 }
 
 /// One pool.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PoolConfig {
     /// What clients call it.
@@ -195,6 +195,16 @@ pub enum ConfigError {
     },
 }
 
+impl From<Backend> for scratch_fs::Backend {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Dir => Self::Dir,
+            Backend::Btrfs => Self::Btrfs,
+            Backend::Tmpfs => Self::Tmpfs,
+        }
+    }
+}
+
 impl Config {
     /// Reads and checks a file.
     ///
@@ -245,6 +255,13 @@ impl Config {
             if self.pool[..index].iter().any(|other| other.name == pool.name || other.root == pool.root) {
                 return Some(format!("pool {:?} has the name or root of another one; give it its own", pool.name));
             }
+            let inside = |other: &PoolConfig| other.root.starts_with(&pool.root) || pool.root.starts_with(&other.root);
+            if self.pool[..index].iter().any(inside) {
+                return Some(format!(
+                    "pool {:?}: its root lies inside another pool's, or around it; keep them apart",
+                    pool.name
+                ));
+            }
             if !pool.root.is_absolute() {
                 return Some(format!("pool {:?}: root must be an absolute path", pool.name));
             }
@@ -252,9 +269,6 @@ impl Config {
                 let backend = format!("{:?}", pool.backend).to_lowercase();
                 return Some(format!("pool {:?}: backend {backend:?} is not in this version; use \"dir\"", pool.name));
             }
-        }
-        if self.pool.len() > 1 {
-            return Some("more than one pool is not in this version; keep the first".to_owned());
         }
         if self.limits.ttl_min > self.limits.ttl_max {
             return Some("limits.ttl_min is longer than limits.ttl_max; swap them".to_owned());
@@ -331,6 +345,7 @@ mod tests {
             (format!("{pool}backend = \"zfs\"\n"), "zfs"),
             (format!("{pool}backend = \"tmpfs\"\n"), "not in this version"),
             (format!("{pool}{pool}"), "name or root of another"),
+            (format!("{pool}[[pool]]\nname = \"q\"\nroot = \"/p/q\"\n"), "inside another"),
             ("[[pool]]\nname = \"p\"\nroot = \"p\"\n".to_owned(), "absolute"),
             ("[[pool]]\nname = \"p\"\n".to_owned(), "root"),
         ] {

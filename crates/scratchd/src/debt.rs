@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
 use scratch_fs::{Blocker, DebtBook, DebtEntry, Leftover, Place, TrashName};
-use scratch_lease::{BootTime, LeaseId};
+use scratch_lease::{BootTime, LeaseId, PoolId};
 
 /// The first retry; doubled at each try up to the longest.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -23,8 +23,8 @@ const PACE: Duration = Duration::from_millis(10);
 /// What a debt is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Subject {
-    /// An ended tree of which something remains.
-    Trash(TrashName),
+    /// An ended tree of which something remains, in the trash of this pool.
+    Trash(PoolId, TrashName),
     /// A lease that has ended and whose directory can't be moved into trash.
     Lease(LeaseId),
     /// A directory whose record is torn, missing or another's: whether it is dead is unknown, so it is kept. Never tried
@@ -37,6 +37,7 @@ pub(crate) enum Subject {
 pub(crate) struct Debt {
     pub(crate) subject: Subject,
     pub(crate) lease: Option<LeaseId>,
+    pub(crate) pool: PoolId,
     pub(crate) tenant: u32,
     pub(crate) path: PathBuf,
     pub(crate) errno: Option<Errno>,
@@ -66,40 +67,58 @@ impl Subject {
     /// As clients name it.
     pub(crate) fn id(&self) -> String {
         match self {
-            Self::Trash(name) => format!("trash-{}", name.number),
+            // Each pool counts by itself.
+            Self::Trash(PoolId(0), name) => format!("trash-{}", name.number),
+            Self::Trash(PoolId(pool), name) => format!("trash-{pool}-{}", name.number),
             Self::Lease(lease) => format!("lease-{lease}"),
             Self::Record(lease) => format!("record-{lease}"),
         }
     }
 
-    /// As the book and page tokens name it: all of it.
+    /// As page tokens name it: all of it.
     pub(crate) fn key(&self) -> String {
         match self {
-            Self::Trash(name) => name.to_string(),
+            Self::Trash(PoolId(pool), name) => format!("{pool}/{name}"),
             Self::Lease(_) | Self::Record(_) => self.id(),
         }
     }
 
     /// Of such a name.
     pub(crate) fn of_key(key: &str) -> Option<Self> {
-        match key.split_once('-') {
+        match key.split_once('/') {
+            Some((pool, name)) => Self::of_name(PoolId(pool.parse().ok()?), name),
+            None => Self::of_name(PoolId(0), key),
+        }
+    }
+
+    /// As the book of its pool names it.
+    fn name(&self) -> String {
+        match self {
+            Self::Trash(_, name) => name.to_string(),
+            Self::Lease(_) | Self::Record(_) => self.id(),
+        }
+    }
+
+    fn of_name(pool: PoolId, name: &str) -> Option<Self> {
+        match name.split_once('-') {
             Some(("lease", lease)) => lease.parse().ok().map(Self::Lease),
             Some(("record", lease)) => lease.parse().ok().map(Self::Record),
-            _ => TrashName::parse(key.as_bytes()).map(Self::Trash),
+            _ => TrashName::parse(name.as_bytes()).map(|name| Self::Trash(pool, name)),
         }
     }
 }
 
 impl Debt {
     /// A debt that was not tried yet.
-    pub(crate) fn new(subject: Subject, tenant: u32, path: PathBuf, blocker: &str) -> Self {
+    pub(crate) fn new(subject: Subject, (pool, tenant): (PoolId, u32), path: PathBuf, blocker: &str) -> Self {
         let lease = match subject {
-            Subject::Trash(name) => name.lease,
+            Subject::Trash(_, name) => name.lease,
             Subject::Lease(lease) | Subject::Record(lease) => lease,
         };
         Self {
             subject,
             lease: Some(lease),
+            pool,
             tenant,
             path,
             errno: None,
@@ -113,31 +132,31 @@ impl Debt {
     }
 
     /// Of a tree that the walk left something of.
-    pub(crate) fn of_leftover(left: &Leftover) -> Self {
-        let (subject, blocker) = (Subject::Trash(left.entry), left.blocker.to_string());
-        let debt = Self::new(subject, left.entry.tenant, left.error.path.clone(), &blocker);
+    pub(crate) fn of_leftover(pool: PoolId, left: &Leftover) -> Self {
+        let (subject, blocker) = (Subject::Trash(pool, left.entry), left.blocker.to_string());
+        let debt = Self::new(subject, (pool, left.entry.tenant), left.error.path.clone(), &blocker);
         Self { errno: Some(left.error.errno), bytes: left.bytes, ..debt }
     }
 
     /// Whether an admin's word lets it go.
     pub(crate) fn is_foreign(&self) -> bool {
-        matches!(self.subject, Subject::Trash(_)) && self.blocker == Blocker::ForeignOwner.to_string()
+        matches!(self.subject, Subject::Trash(..)) && self.blocker == Blocker::ForeignOwner.to_string()
     }
 
-    fn of_entry(subject: Subject, entry: &DebtEntry) -> Self {
+    fn of_entry(subject: Subject, pool: PoolId, entry: &DebtEntry) -> Self {
         let path = PathBuf::from(OsStr::from_bytes(&entry.path));
         Self {
             errno: (entry.errno != 0).then(|| Errno::from_raw_os_error(entry.errno)),
             tries: entry.tries,
             bytes: entry.bytes,
             since: Duration::from_secs(entry.since),
-            ..Self::new(subject, entry.tenant, path, &entry.blocker)
+            ..Self::new(subject, (pool, entry.tenant), path, &entry.blocker)
         }
     }
 
     fn to_entry(&self) -> DebtEntry {
         DebtEntry {
-            id: self.subject.key(),
+            id: self.subject.name(),
             path: self.path.as_os_str().as_bytes().to_vec(),
             errno: self.errno.map_or(0, Errno::raw_os_error),
             blocker: self.blocker.clone(),
@@ -171,23 +190,24 @@ impl Debts {
         self.insert(debt);
     }
 
-    /// What the broker before has written down. Of the trees that are in trash those that it knew are owed as they were;
+    /// What the broker before has written down of a pool. Of the trees that are in trash those that it knew are owed as they were;
     /// returns the others. What is overdue, or was written in another boot, is spread.
     pub(crate) fn restore(
         &mut self,
+        pool: PoolId,
         book: DebtBook,
         boot: &str,
         trees: Vec<TrashName>,
         now: BootTime,
     ) -> Vec<TrashName> {
         let same_boot = book.boot == boot;
-        let entries = book.debts.into_iter().filter_map(|entry| Some((Subject::of_key(&entry.id)?, entry)));
-        self.before = entries.take(BOOK_MAX).collect();
-        let count = u32::try_from(self.before.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(book.debts.len().min(BOOK_MAX)).unwrap_or(u32::MAX);
+        let entries = book.debts.into_iter().filter_map(|entry| Some((Subject::of_name(pool, &entry.id)?, entry)));
+        self.before.extend(entries.take(BOOK_MAX));
         let spread = PACE.saturating_mul(count).clamp(RETRY_MIN, RETRY_MAX);
         let mut fresh = Vec::new();
         for tree in trees {
-            let subject = Subject::Trash(tree);
+            let subject = Subject::Trash(pool, tree);
             let Some(entry) = self.before.remove(&subject) else {
                 fresh.push(tree);
                 continue;
@@ -195,14 +215,15 @@ impl Debts {
             let latest = now + RETRY_MAX + RETRY_MAX / 4;
             let was_to_be = Some(BootTime(entry.next_try)).filter(|time| same_boot && *time > now && *time <= latest);
             let next_try = was_to_be.unwrap_or_else(|| now + spread.mul_f64(fraction(&subject)));
-            self.insert(Debt { next_try: Some(next_try), ..Debt::of_entry(subject, &entry) });
+            self.insert(Debt { next_try: Some(next_try), ..Debt::of_entry(subject, pool, &entry) });
         }
         fresh
     }
 
-    /// As the next broker is to find them.
-    pub(crate) fn to_book(&self, boot: &str) -> DebtBook {
-        DebtBook { boot: boot.to_owned(), debts: self.all.values().take(BOOK_MAX).map(Debt::to_entry).collect() }
+    /// Those of a pool, as the next broker is to find them.
+    pub(crate) fn to_book(&self, pool: PoolId, boot: &str) -> DebtBook {
+        let of_pool = self.all.values().filter(|debt| debt.pool == pool);
+        DebtBook { boot: boot.to_owned(), debts: of_pool.take(BOOK_MAX).map(Debt::to_entry).collect() }
     }
 
     fn insert(&mut self, debt: Debt) {
@@ -264,8 +285,10 @@ fn fraction(subject: &Subject) -> f64 {
 mod tests {
     use super::*;
 
+    const POOL: PoolId = PoolId(0);
+
     fn debt(subject: Subject) -> Debt {
-        Debt { errno: Some(Errno::BUSY), bytes: 7, ..Debt::new(subject, 5, "/p/\u{fc}".into(), "busy") }
+        Debt { errno: Some(Errno::BUSY), bytes: 7, ..Debt::new(subject, (POOL, 5), "/p/\u{fc}".into(), "busy") }
     }
 
     fn lease() -> LeaseId {
@@ -309,16 +332,16 @@ mod tests {
     #[test]
     fn what_was_written_down_goes_on_as_it_was() {
         let (mut debts, now) = (Debts::default(), BootTime(1_000_000_000_000));
-        let subjects = [Subject::Trash(tree(3)), Subject::Lease(lease()), Subject::Record(lease())];
+        let subjects = [Subject::Trash(POOL, tree(3)), Subject::Lease(lease()), Subject::Record(lease())];
         for subject in subjects.iter().chain(&subjects) {
             debts.owe(debt(*subject), now);
         }
         let was = debts.get(&subjects[0]).unwrap().clone();
         let book = DebtBook::default();
-        assert_eq!(Debts::default().restore(book, "boot", vec![tree(3), tree(4)], now), [tree(3), tree(4)]);
+        assert_eq!(Debts::default().restore(POOL, book, "boot", vec![tree(3), tree(4)], now), [tree(3), tree(4)]);
 
         let mut next = Debts::default();
-        assert_eq!(next.restore(debts.to_book("boot"), "boot", vec![tree(3), tree(4)], now), [tree(4)]);
+        assert_eq!(next.restore(POOL, debts.to_book(POOL, "boot"), "boot", vec![tree(3), tree(4)], now), [tree(4)]);
         let is = next.get(&subjects[0]).unwrap().clone();
         let known = |debt: &Debt| (debt.tries, debt.next_try, debt.bytes, debt.errno, debt.path.clone(), debt.tenant);
         assert_eq!((known(&is), is.blocker.as_str()), (known(&was), "busy"));
@@ -333,10 +356,10 @@ mod tests {
     fn what_is_overdue_after_a_start_is_spread() {
         let (mut debts, now) = (Debts::default(), BootTime(1_000_000_000_000));
         let trees: Vec<_> = (0..5000).map(tree).collect();
-        trees.iter().for_each(|tree| debts.owe(debt(Subject::Trash(*tree)), BootTime(0)));
+        trees.iter().for_each(|tree| debts.owe(debt(Subject::Trash(POOL, *tree)), BootTime(0)));
         for boot in ["boot", "another boot"] {
             let mut next = Debts::default();
-            assert_eq!(next.restore(debts.to_book("boot"), boot, trees.clone(), now), []);
+            assert_eq!(next.restore(POOL, debts.to_book(POOL, "boot"), boot, trees.clone(), now), []);
             assert!(due(&next, now + Duration::from_secs(1)).len() < 200, "{boot}");
             assert_eq!(due(&next, now + PACE * 5000).len(), 5000, "{boot}");
         }

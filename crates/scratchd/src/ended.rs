@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
 
-use scratch_lease::{Caller, Lease, LeaseId, LeaseState, Reason, Refusal, TenantId};
+use scratch_lease::{Caller, Lease, LeaseId, LeaseState, PoolId, Reason, Refusal, TenantId};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
@@ -24,6 +24,7 @@ pub(crate) struct Ended(Mutex<VecDeque<Past>>);
 struct Past {
     id: LeaseId,
     tenant: TenantId,
+    pool: PoolId,
     reason: Reason,
     time: SystemTime,
 }
@@ -40,7 +41,13 @@ impl Ended {
         } else if ended.len() == ENDED_MAX {
             ended.pop_front();
         }
-        ended.push_back(Past { id: lease.id(), tenant: lease.tenant(), reason, time: SystemTime::now() });
+        ended.push_back(Past {
+            id: lease.id(),
+            tenant: lease.tenant(),
+            pool: lease.pool(),
+            reason,
+            time: SystemTime::now(),
+        });
     }
 
     /// Whether this caller may be told of the end of this lease.
@@ -112,7 +119,7 @@ impl Broker {
         Ok(v1::Lease {
             id: id.to_string(),
             tenant: Some(v1::Tenant { uid: past.tenant.0, name: String::new() }),
-            pool: self.config.pool[0].name.clone(),
+            pool: self.pools.get(past.pool).config.name.clone(),
             state: v1::LeaseState::Ended.into(),
             reason: why,
             ..v1::Lease::default()

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use scratch_fs::{FsError, Owner, Place, Record};
-use scratch_lease::{Grant, Granted, HolderId, LeaseId, NewHolder, Refusal, Share};
+use scratch_lease::{Caller, Grant, Granted, HolderId, LeaseId, NewHolder, Refusal, Share};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
@@ -14,6 +14,7 @@ use crate::clock;
 use crate::drain::Drain;
 use crate::holders::{Asking, Holding, Passed, TWICE, Watched, note_of};
 use crate::peer::Identity;
+use crate::pools::InUse;
 use crate::reason::RequestError;
 use crate::translate::{self, duration, lease_id};
 
@@ -100,16 +101,14 @@ impl Broker {
     ) -> Result<(LeaseId, Vec<HolderId>), Refused> {
         let note = note_of(holders);
         let id = new_id()?;
+        let parent =
+            if request.parent.is_empty() { asking.caller.confined_to } else { Some(lease_id(&request.parent)?) };
         let grant = Grant {
             id,
             tenant: asking.caller.tenant,
-            pool: 0,
+            pool: self.pool_for(&request.pool, parent, asking.caller)?.id,
             nonce: <[u8; 16]>::try_from(request.nonce.as_slice()).ok(),
-            parent: if request.parent.is_empty() {
-                asking.caller.confined_to
-            } else {
-                Some(lease_id(&request.parent)?)
-            },
+            parent,
             holders: holders.iter().map(|(holder, _, _)| *holder).collect(),
             share: translate::share(request.limits),
             lifetime_max: request.lifetime_max.map(duration).transpose()?.filter(|time| !time.is_zero()),
@@ -145,8 +144,8 @@ impl Broker {
         }
         let id = lease_id(&granted.id)?;
         let handle = self.open_lease(id).and_then(|opened| {
-            let failed = |errno| FsError::new("open a contained handle of", self.pool.lease_path(id), errno);
-            self.contained(opened).map_err(|errno| failed(errno).into())
+            let path = self.pool_of(id).map(|pool| pool.disk.lease_path(id)).unwrap_or_default();
+            self.contained(opened).map_err(|errno| FsError::new("open a contained handle of", path, errno).into())
         });
         match handle {
             Ok(handle) => {
@@ -160,14 +159,27 @@ impl Broker {
         }
     }
 
+    /// The pool of a lease to be: the one that is asked for, else its parent's, else the first. A confined client has its
+    /// own lease's alone.
+    fn pool_for(&self, name: &str, parent: Option<LeaseId>, caller: Caller) -> Result<&InUse, RequestError> {
+        let of_parent = parent.and_then(|parent| self.pool_of(parent));
+        let pool = match name {
+            "" => of_parent.unwrap_or_else(|| self.pools.first()),
+            name => {
+                let is_allowed =
+                    |pool: &&InUse| caller.confined_to.is_none() || of_parent.is_some_and(|of| of.id == pool.id);
+                // Shortened: the reply must fit into a packet whatever was asked.
+                let unknown = || RequestError::PoolUnknown(name.chars().take(64).collect());
+                self.pools.named(name).filter(is_allowed).ok_or_else(unknown)?
+            }
+        };
+        if pool.lost.load(Ordering::Acquire) {
+            return Err(RequestError::PoolLost(pool.disk.path().to_owned()));
+        }
+        Ok(pool)
+    }
+
     fn check_grant(&self, request: &v1::GrantRequest) -> Result<(), RequestError> {
-        if !request.pool.is_empty() && request.pool != self.config.pool[0].name {
-            // Shortened: the reply must fit into a packet whatever was asked.
-            return Err(RequestError::PoolUnknown(request.pool.chars().take(64).collect()));
-        }
-        if self.pool_lost.load(Ordering::Acquire) {
-            return Err(RequestError::PoolLost(self.pool.path().to_owned()));
-        }
         if !matches!(request.nonce.len(), 0 | 16) {
             return Err(RequestError::Request("a nonce has 16 bytes, or none"));
         }
@@ -209,7 +221,8 @@ impl Broker {
         } else {
             Owner::Tenant { uid: identity.uid, gid: identity.gid }
         };
-        let made = self.pool.make_lease(id, owner, &mut record);
+        let pool = self.pool_of(id).ok_or(Refusal::LeaseUnknown)?;
+        let made = pool.disk.make_lease(id, owner, &mut record);
         {
             let mut state = self.lock();
             if made.is_ok() {
@@ -229,7 +242,7 @@ impl Broker {
 
     pub(crate) fn record(&self, id: LeaseId) -> Option<Record> {
         let state = self.lock();
-        Some(translate::record(&state, &self.cgroups, state.table.lease(id)?))
+        Some(translate::record(&state, &self.cgroups, &self.pools, state.table.lease(id)?))
     }
 
     fn commit_grant(

@@ -32,6 +32,7 @@ mod parked;
 mod peer;
 mod persist;
 mod plan;
+mod pools;
 mod process;
 mod ready;
 mod reaper;

@@ -140,7 +140,8 @@ impl Broker {
         let (parent, name) = split_area_path(&id).map_err(|_| Errno::INVAL)?;
         let opened = parent.map(|parent: CString| open_directory_beneath(directory, &parent)).transpose()?;
         let (kind, bytes) = budget.figures(opened.as_ref().map_or(directory, AsFd::as_fd), &name)?;
-        let path: PathBuf = self.pool.lease_path(lease).join(path_of_bytes(&id));
+        let of_lease = self.pool_of(lease).ok_or(Errno::NOENT)?.disk.lease_path(lease);
+        let path: PathBuf = of_lease.join(path_of_bytes(&id));
         Ok(wire(kind, path_bytes(&path), bytes))
     }
 }

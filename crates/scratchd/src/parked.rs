@@ -29,7 +29,7 @@ const CONTENTS: &[u8] = b"c";
 /// another version, and what it does not know it closes.
 #[derive(Clone, PartialEq, Message)]
 struct Contents {
-    /// The pool that it is about.
+    /// The first pool of those that it is about.
     #[prost(string, tag = "1")]
     pool: String,
     /// Of the broker that has parked it.
@@ -166,7 +166,7 @@ impl Broker {
             delegations: connection.client.delegations.into(),
         };
         Contents {
-            pool: self.pool.uuid().to_owned(),
+            pool: self.pools.first().disk.uuid().to_owned(),
             generation,
             connections: connections.iter().take(count).map(parked).collect(),
             sockets: sockets
@@ -191,7 +191,7 @@ impl Broker {
                     continue;
                 }
             };
-            if contents.pool != self.pool.uuid() || contents.generation != last_generation {
+            if self.pools.of_uuid(&contents.pool).is_none() || contents.generation != last_generation {
                 tracing::warn!("what was parked is of another pool or an earlier broker; its clients come again");
                 continue;
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use scratch_fs::{FsError, NamePattern, Persisted, Replace, check_name, open_directory_beneath, split_area_path};
-use scratch_lease::{AreaKey, AreaKind, Caller, LeaseId};
+use scratch_lease::{AreaKey, AreaKind, Caller, LeaseId, Refusal};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
@@ -112,6 +112,7 @@ impl Broker {
     /// With the tenant's own rights: the kernel decides whether it may.
     fn move_out(&self, persist: &Persist, directory: &OwnedFd) -> Result<Persisted, RequestError> {
         let held = self.open_lease(persist.lease)?;
+        let pool = self.pool_of(persist.lease).ok_or(Refusal::LeaseUnknown)?;
         let rights = persist
             .identity
             .assume(self.uid)
@@ -133,8 +134,8 @@ impl Broker {
         drop(rights);
         if let Some(aside) = source {
             // The original of a copied directory goes as any other area.
-            match self.pool.trash().take(from, &aside, persist.tenant, persist.lease) {
-                Ok(tree) => self.reaper.push(tree, None),
+            match pool.disk.trash().take(from, &aside, persist.tenant, persist.lease) {
+                Ok(tree) => self.reaper.push(pool.id, tree, None),
                 Err(error) => {
                     tracing::warn!(lease = %persist.lease, %error, "a copied area stays until its lease ends")
                 }

@@ -22,8 +22,9 @@ impl Ready {
 
     /// The broker serves.
     pub(crate) fn tell(self, broker: &Broker) {
-        let line =
-            format!("scratchd ready: pool {}, sockets in {}\n", broker.pool.path().display(), broker.runtime.display());
+        let roots: Vec<_> = broker.pools.iter().map(|pool| pool.disk.path().display().to_string()).collect();
+        let what = if roots.len() == 1 { "pool" } else { "pools" };
+        let line = format!("scratchd ready: {what} {}, sockets in {}\n", roots.join(", "), broker.runtime.display());
         let mut out = std::io::stdout().lock();
         // Nobody may be reading; the broker serves all the same.
         let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());

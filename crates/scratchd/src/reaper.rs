@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use scratch_fs::{DebtBook, Rights, TrashName};
-use scratch_lease::{BootTime, LeaseId};
+use scratch_lease::{BootTime, LeaseId, PoolId};
 
 use crate::broker::{Broker, Dead};
 use crate::clock;
@@ -52,6 +52,7 @@ struct Queue {
 #[derive(Default)]
 struct Book {
     boot: String,
+    pools: Vec<PoolId>,
     /// Up to this change.
     written: u64,
     next: BootTime,
@@ -62,8 +63,8 @@ struct Book {
 enum Task {
     /// Try this. `alone`: nothing else is waiting; `foreign`: whoever owns what is in it.
     Try { subject: Subject, alone: bool, foreign: bool },
-    /// Write down what is owed.
-    Write(DebtBook),
+    /// Write down what is owed, in each pool.
+    Write(Vec<(PoolId, DebtBook)>),
 }
 
 /// Whose trash and debt, in figures.
@@ -80,19 +81,20 @@ impl std::fmt::Debug for Reaper {
 }
 
 impl Reaper {
-    /// Takes over what the broker before has left in trash, and what it knew of it.
-    pub(crate) fn begin(&self, trees: Vec<TrashName>, book: DebtBook, boot: &str) {
+    /// Takes over what the broker before has left in a pool's trash, and what it knew of it.
+    pub(crate) fn begin(&self, pool: PoolId, trees: Vec<TrashName>, book: DebtBook, boot: &str) {
         let mut queue = self.lock();
         boot.clone_into(&mut queue.book.boot);
-        let fresh = queue.debts.restore(book, boot, trees, clock::now());
-        queue.waiting.extend(fresh.into_iter().map(Subject::Trash));
+        queue.book.pools.push(pool);
+        let fresh = queue.debts.restore(pool, book, boot, trees, clock::now());
+        queue.waiting.extend(fresh.into_iter().map(|tree| Subject::Trash(pool, tree)));
         drop(queue);
         self.changed.notify_one();
     }
 
     /// Hands over an ended tree.
-    pub(crate) fn push(&self, tree: TrashName, when_freed: Option<WhenFreed>) {
-        let subject = Subject::Trash(tree);
+    pub(crate) fn push(&self, pool: PoolId, tree: TrashName, when_freed: Option<WhenFreed>) {
+        let subject = Subject::Trash(pool, tree);
         let mut queue = self.lock();
         let urgent = when_freed.is_some() || queue.waiting.len() >= MANY;
         if let Some(when_freed) = when_freed {
@@ -109,7 +111,7 @@ impl Reaper {
     /// Waits for the trees of a lease that are on their way; what has become debt by now is told as such.
     pub(crate) fn when_lease_is_freed(&self, lease: LeaseId, when_freed: WhenFreed) {
         let mut queue = self.lock();
-        let of_lease = |subject: &&Subject| matches!(subject, Subject::Trash(tree) if tree.lease == lease);
+        let of_lease = |subject: &&Subject| matches!(subject, Subject::Trash(_, tree) if tree.lease == lease);
         match queue.working.iter().chain(&queue.waiting).filter(of_lease).max().copied() {
             Some(subject) => queue.when_freed.entry(subject).or_default().push(when_freed),
             None => {
@@ -129,7 +131,7 @@ impl Reaper {
 
     /// What is known of a lease that is in no table any more.
     fn dead(&self, subject: &Subject) -> Option<Dead> {
-        self.lock().debts.get(subject).map(|debt| Dead { tenant: debt.tenant, place: debt.place })
+        self.lock().debts.get(subject).map(|debt| Dead { pool: debt.pool, tenant: debt.tenant, place: debt.place })
     }
 
     /// A copy of one debt.
@@ -161,10 +163,10 @@ impl Reaper {
 
     /// Whether this tree is on its way, or owed. A part of a tree that is being removed may be lifted out of it under a name
     /// of its own, by its lease.
-    pub(crate) fn knows(&self, tree: TrashName) -> bool {
+    pub(crate) fn knows(&self, pool: PoolId, tree: TrashName) -> bool {
         let queue = self.lock();
-        let subject = Subject::Trash(tree);
-        let of_lease = |subject: &Subject| matches!(subject, Subject::Trash(other) if other.lease == tree.lease);
+        let subject = Subject::Trash(pool, tree);
+        let of_lease = |subject: &Subject| matches!(subject, Subject::Trash(_, other) if other.lease == tree.lease);
         queue.debts.get(&subject).is_some() || queue.waiting.contains(&subject) || queue.working.iter().any(of_lease)
     }
 
@@ -183,7 +185,7 @@ impl Reaper {
     pub(crate) fn trash(&self, tenant: Option<u32>) -> usize {
         let queue = self.lock();
         let wanted = |subject: &&Subject| match subject {
-            Subject::Trash(tree) => tenant.is_none_or(|tenant| tenant == tree.tenant),
+            Subject::Trash(_, tree) => tenant.is_none_or(|tenant| tenant == tree.tenant),
             Subject::Lease(_) | Subject::Record(_) => false,
         };
         queue.waiting.iter().chain(&queue.working).filter(wanted).count()
@@ -192,7 +194,7 @@ impl Reaper {
     /// Whether a tree that was this lease's, or an area of it, waits to be freed or is being freed.
     pub(crate) fn has_trash_of(&self, lease: LeaseId) -> bool {
         let queue = self.lock();
-        let of_lease = |subject: &Subject| matches!(subject, Subject::Trash(tree) if tree.lease == lease);
+        let of_lease = |subject: &Subject| matches!(subject, Subject::Trash(_, tree) if tree.lease == lease);
         queue.waiting.iter().chain(&queue.working).any(of_lease)
     }
 
@@ -249,8 +251,8 @@ impl Reaper {
         let mut linger = queue.waiting.is_empty();
         loop {
             let now = clock::now();
-            if let Some(book) = queue.book_to_write(now) {
-                return Task::Write(book);
+            if let Some(books) = queue.books_to_write(now) {
+                return Task::Write(books);
             }
             for subject in queue.debts.due(now).collect::<Vec<_>>() {
                 if !queue.is_under_way(&subject) {
@@ -329,14 +331,15 @@ impl Queue {
         !self.book.being_written && self.book.written != self.debts.changes
     }
 
-    fn book_to_write(&mut self, now: BootTime) -> Option<DebtBook> {
+    fn books_to_write(&mut self, now: BootTime) -> Option<Vec<(PoolId, DebtBook)>> {
         if !self.is_book_behind() || self.book.next > now {
             return None;
         }
         self.book.being_written = true;
         self.book.written = self.debts.changes;
         self.book.next = now + BOOK_EVERY;
-        Some(self.debts.to_book(&self.book.boot))
+        let book = |pool: &PoolId| (*pool, self.debts.to_book(*pool, &self.book.boot));
+        Some(self.book.pools.iter().map(book).collect())
     }
 }
 
@@ -346,9 +349,11 @@ impl Broker {
         loop {
             match self.reaper.next() {
                 Task::Try { subject, alone, foreign } => self.try_once(subject, alone, foreign),
-                Task::Write(book) => {
-                    if let Err(error) = self.pool.write_debts(&book) {
-                        tracing::warn!(%error, "what is owed is not written down: the next broker tries it anew");
+                Task::Write(books) => {
+                    for (pool, book) in books {
+                        if let Err(error) = self.pools.get(pool).disk.write_debts(&book) {
+                            tracing::warn!(%error, "what is owed is not written down: the next broker tries it anew");
+                        }
                     }
                     self.reaper.lock().book.being_written = false;
                 }
@@ -359,13 +364,17 @@ impl Broker {
     fn try_once(&self, subject: Subject, alone: bool, foreign: bool) {
         let owed = match subject {
             // A second worker is of use only while no other tree waits for its thread.
-            Subject::Trash(tree) => self.free(tree, if alone { TWO_WORKERS } else { NonZeroUsize::MIN }, foreign),
+            Subject::Trash(pool, tree) => {
+                self.free((pool, tree), if alone { TWO_WORKERS } else { NonZeroUsize::MIN }, foreign)
+            }
             Subject::Lease(lease) => {
                 let owed = self.end_on_disk(lease, self.reaper.dead(&subject)).err();
                 owed.map(|debt| *debt).into_iter().collect()
             }
-            Subject::Record(lease) if self.is_settled(lease) => Vec::new(),
-            Subject::Record(_) => self.reaper.lock().debts.get(&subject).cloned().into_iter().collect(),
+            Subject::Record(lease) => {
+                let debt = self.reaper.debt(&subject);
+                debt.filter(|debt| !self.is_settled(debt.pool, lease)).into_iter().collect()
+            }
         };
         for debt in &owed {
             tracing::warn!(path = %debt.path.display(), blocker = %debt.blocker, "not removed, will be tried again");
@@ -376,22 +385,23 @@ impl Broker {
     }
 
     /// Whether somebody has taken away the directory of which nothing was known. Its record goes then.
-    fn is_settled(&self, lease: LeaseId) -> bool {
-        let is_gone = matches!(self.pool.directory(lease), Ok(None));
-        is_gone && self.pool.drop_record(lease).is_ok()
+    fn is_settled(&self, pool: PoolId, lease: LeaseId) -> bool {
+        let pool = &self.pools.get(pool).disk;
+        let is_gone = matches!(pool.directory(lease), Ok(None));
+        is_gone && pool.drop_record(lease).is_ok()
     }
 
-    fn free(&self, tree: TrashName, workers: NonZeroUsize, foreign: bool) -> Vec<Debt> {
+    fn free(&self, (pool, tree): (PoolId, TrashName), workers: NonZeroUsize, foreign: bool) -> Vec<Debt> {
         let rights = match (self.uid, foreign) {
             (0, false) => Rights::TakeOver,
             (0, true) => Rights::TakeOverForeign,
             _ => Rights::Own,
         };
-        let removal = scratch_fs::remove(self.pool.trash(), tree, rights, workers);
+        let removal = scratch_fs::remove(self.pools.get(pool).disk.trash(), tree, rights, workers);
         tracing::debug!(tree = %tree, names = removal.names_removed, left = removal.left.len(), "reaped");
         if removal.left.is_empty() {
             self.note_reaped(tree, removal.names_removed);
         }
-        removal.left.iter().map(Debt::of_leftover).collect()
+        removal.left.iter().map(|left| Debt::of_leftover(pool, left)).collect()
     }
 }

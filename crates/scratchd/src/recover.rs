@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use scratch_fs::{Boot, DebtBook, FsError, Place, Record, RecordHolder, RecordHolderKind, Torn, TrashName};
+use scratch_fs::{Boot, DebtBook, FsError, GoneName, Place, Record, RecordHolder, RecordHolderKind, Torn, TrashName};
 use scratch_lease::{
     BootTime, CgroupId, Found, FoundRecord, Grant, Holder, HolderKind, Keep, Known, LeaseId, LeaseState, Parting,
-    ProcessId, Reason, RecordedHolder, Recovery, TenantId,
+    PoolId, ProcessId, Reason, RecordedHolder, Recovery, TenantId,
 };
 use scratch_proto::v1;
 
@@ -19,6 +19,7 @@ use crate::clock;
 use crate::debt::{Debt, Subject};
 use crate::parked::Survived;
 use crate::peer::Identity;
+use crate::pools::InUse;
 use crate::process::HeldProcess;
 use crate::translate;
 
@@ -50,6 +51,21 @@ struct Start {
     kept: Vec<LeaseId>,
 }
 
+/// What a start finds in one pool.
+#[derive(Debug)]
+struct Ground<'a> {
+    pool: &'a InUse,
+    /// Its leases are of this boot.
+    same_boot: bool,
+    directories: HashSet<LeaseId>,
+    trees: Vec<TrashName>,
+    /// Leases that can be brought back.
+    gone: HashMap<LeaseId, GoneName>,
+}
+
+/// A lease's name, and its record if it has one.
+type Named = (LeaseId, Option<Result<Record, Torn>>);
+
 /// What was found of one lease's holders.
 #[derive(Debug, Default)]
 struct Evidence {
@@ -67,77 +83,95 @@ impl Broker {
     pub(crate) fn recover(
         self: &Arc<Self>,
         boot: &Boot,
-        last: Option<&Boot>,
+        last: &[Option<Boot>],
         survived: Survived,
     ) -> Result<Recovered, FsError> {
-        let same_boot = last.is_none_or(|last| last.id == boot.id);
-        let records = self.pool.records()?;
-        let directories: HashSet<_> = self.pool.lease_directories()?.into_iter().collect();
-        let trees = self.pool.trash().entries()?;
-        let mut recovered = Recovered { trash: trees.len(), ..Recovered::default() };
-        let book = self.pool.debts().unwrap_or_else(|error| {
-            tracing::warn!(%error, "what was owed is tried anew");
-            DebtBook::default()
-        });
-        self.reaper.begin(trees.clone(), book, &boot.id);
-        if let Err(error) = self.pool.empty_new(|tree| self.reaper.push(tree, None)) {
-            tracing::warn!(%error, "what a crash left in new/ stays until the next start, ignoring");
+        let recovery = Recovery::new(self.settings.get().grace);
+        let start = Start { recovery, processes: HashMap::new(), survived, mounts: None, kept: Vec::new() };
+        let (mut start, mut recovered) = (start, Recovered::default());
+        let mut grounds = Vec::new();
+        let mut found = Vec::new();
+        for (pool, last) in self.pools.iter().zip(last) {
+            let same_boot = last.as_ref().is_none_or(|last| last.id == boot.id);
+            let (ground, records) = self.survey(pool, same_boot, boot)?;
+            recovered.trash += ground.trees.len();
+            grounds.push(ground);
+            found.extend(records.into_iter().map(|(lease, record)| (pool.id, lease, record)));
         }
-        let recorded: HashSet<_> = records.iter().map(|(lease, _)| *lease).collect();
-        let grace = self.settings.get().grace;
-        let recovery = Recovery::new(same_boot, grace);
-        let mut start = Start { recovery, processes: HashMap::new(), survived, mounts: None, kept: Vec::new() };
-        let mut gone: HashMap<_, _> = self.pool.gone().entries()?.into_iter().map(|name| (name.lease, name)).collect();
-        // First of all: children must find that nothing is known of their parent.
-        let unrecorded = directories.difference(&recorded).map(|lease| (*lease, None));
-        let found = in_order_of_age(records).into_iter().map(|(lease, record)| (lease, Some(record)));
-        for (lease, record) in unrecorded.chain(found) {
-            let is_there = directories.contains(&lease);
-            let (state, record) = match record {
-                Some(Ok(record)) if !is_there && self.was_ended(lease, &record, &trees) => {
-                    (FoundRecord::Ended, Some(record))
-                }
-                Some(Ok(record)) => (FoundRecord::Whole, Some(record)),
-                Some(Err(Torn)) => (FoundRecord::Torn, None),
-                None => (FoundRecord::Missing, None),
-            };
-            if let Some(record) = &record
-                && !is_there
-                && same_boot
-                && !grace.is_zero()
-                && let Some(name) = gone.remove(&lease)
-            {
-                self.adopt_ended(lease, record, LeaseState::Gone { until: BootTime(name.until) });
-                continue;
-            }
-            let is_its_own =
-                || record.as_ref().is_some_and(|record| self.pool.is_in_place(lease, place_of(record)) == Ok(true));
-            match (start.recovery.found(lease, state, is_there, is_its_own), record) {
-                (Found::Adopted, Some(record)) => {
-                    self.adopt(lease, &record, &mut start);
-                    recovered.adopted += 1;
-                }
-                (Found::Kept(why), _) => self.keep_unknown(lease, why),
-                (_, record) => {
-                    recovered.ended += usize::from(is_there && record.is_some());
-                    self.put_away(lease, record, same_boot);
-                }
-            }
+        // Parents come before their children, who name them; and before all what nothing is known of.
+        found.sort_by_key(|(_, _, record)| record.as_ref().and_then(|found| found.as_ref().ok()).map(|it| it.created));
+        for (pool, lease, record) in found {
+            self.take_up(lease, record, &mut grounds[usize::from(pool.0)], &mut start, &mut recovered);
         }
-        for name in gone.into_values() {
-            self.discard(name, None);
+        for ground in &mut grounds {
+            std::mem::take(&mut ground.gone).into_values().for_each(|name| self.discard(ground.pool.id, name, None));
         }
         self.side.close(start.survived.descriptors.into_values().collect());
-        self.pool.set_boot(boot)?;
+        self.pools.iter().try_for_each(|pool| pool.disk.set_boot(boot))?;
         self.end_the_dead();
         // Perhaps they were not measured yet.
         start.kept.into_iter().for_each(|lease| self.measure(lease));
         Ok(recovered)
     }
 
-    /// Whether its directory lies in trash: no reaper has begun yet, and the record goes before one is told.
-    fn was_ended(&self, lease: LeaseId, record: &Record, trees: &[TrashName]) -> bool {
-        trees.iter().any(|tree| tree.lease == lease && self.pool.is_whole(*tree, place_of(record)))
+    /// What one pool has, with its trash handed over: every name of a lease, with its record if there is one.
+    fn survey<'a>(&self, pool: &'a InUse, same_boot: bool, boot: &Boot) -> Result<(Ground<'a>, Vec<Named>), FsError> {
+        let records = pool.disk.records()?;
+        let directories: HashSet<_> = pool.disk.lease_directories()?.into_iter().collect();
+        let trees = pool.disk.trash().entries()?;
+        let book = pool.disk.debts().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what was owed is tried anew");
+            DebtBook::default()
+        });
+        self.reaper.begin(pool.id, trees.clone(), book, &boot.id);
+        if let Err(error) = pool.disk.empty_new(|tree| self.reaper.push(pool.id, tree, None)) {
+            tracing::warn!(%error, "what a crash left in new/ stays until the next start, ignoring");
+        }
+        let gone = pool.disk.gone().entries()?.into_iter().map(|name| (name.lease, name)).collect();
+        let recorded: HashSet<_> = records.iter().map(|(lease, _)| *lease).collect();
+        let unrecorded = directories.difference(&recorded).map(|lease| (*lease, None));
+        let found = unrecorded.chain(records.into_iter().map(|(lease, record)| (lease, Some(record)))).collect();
+        Ok((Ground { pool, same_boot, directories, trees, gone }, found))
+    }
+
+    /// What becomes of one lease.
+    fn take_up(
+        self: &Arc<Self>,
+        lease: LeaseId,
+        record: Option<Result<Record, Torn>>,
+        ground: &mut Ground<'_>,
+        start: &mut Start,
+        recovered: &mut Recovered,
+    ) {
+        let (pool, is_there) = (ground.pool, ground.directories.contains(&lease));
+        let (state, record) = match record {
+            Some(Ok(record)) if !is_there && ground.was_ended(lease, &record) => (FoundRecord::Ended, Some(record)),
+            Some(Ok(record)) => (FoundRecord::Whole, Some(record)),
+            Some(Err(Torn)) => (FoundRecord::Torn, None),
+            None => (FoundRecord::Missing, None),
+        };
+        if let Some(record) = &record
+            && !is_there
+            && ground.same_boot
+            && !self.settings.get().grace.is_zero()
+            && let Some(name) = ground.gone.remove(&lease)
+        {
+            self.adopt_ended((pool.id, lease), record, LeaseState::Gone { until: BootTime(name.until) });
+            return;
+        }
+        let is_its_own =
+            || record.as_ref().is_some_and(|record| pool.disk.is_in_place(lease, place_of(record)) == Ok(true));
+        match (start.recovery.found(lease, ground.same_boot, state, is_there, is_its_own), record) {
+            (Found::Adopted, Some(record)) => {
+                self.adopt((pool.id, lease), &record, start);
+                recovered.adopted += 1;
+            }
+            (Found::Kept(why), _) => self.keep_unknown(pool, lease, why),
+            (_, record) => {
+                recovered.ended += usize::from(is_there && record.is_some());
+                self.put_away(pool, lease, record, ground.same_boot);
+            }
+        }
     }
 
     /// Leases without a living holder go out of sight, after the search for their processes.
@@ -146,13 +180,13 @@ impl Broker {
         self.searches.wait(SEARCH_FOR_MAX);
     }
 
-    fn adopt(self: &Arc<Self>, lease: LeaseId, record: &Record, start: &mut Start) {
+    fn adopt(self: &Arc<Self>, (pool, lease): (PoolId, LeaseId), record: &Record, start: &mut Start) {
         if record.kept_until != 0 {
-            self.adopt_ended(lease, record, LeaseState::Kept { until: BootTime(record.kept_until) });
+            self.adopt_ended((pool, lease), record, LeaseState::Kept { until: BootTime(record.kept_until) });
             start.kept.push(lease);
             return;
         }
-        let parent = start.recovery.parent(record.parent.parse().ok());
+        let parent = self.parent_of(record, &mut start.recovery);
         let now = clock::now();
         let mut found = Evidence::default();
         let recorded: Vec<_> =
@@ -164,7 +198,7 @@ impl Broker {
             state.identities.insert(lease, Arc::new(identity));
             let times = (BootTime(record.created), now);
             state.places.insert(lease, place_of(record));
-            state.table.adopt(grant_of(lease, record, parent), holders, record.holder_next, times);
+            state.table.adopt(grant_of((pool, lease), record, parent), holders, record.holder_next, times);
             state.table.set_keep(lease, keep_of(record), None);
             let adopted = state.table.lease(lease);
             if let Some(lease) = adopted {
@@ -199,13 +233,22 @@ impl Broker {
         }
     }
 
+    /// The parent of an adopted lease: one in a pool that is not configured any more is unknown.
+    fn parent_of(&self, record: &Record, recovery: &mut Recovery) -> Option<LeaseId> {
+        let parent = record.parent.parse().ok()?;
+        if !record.parent_pool.is_empty() && self.pools.of_uuid(&record.parent_pool).is_none() {
+            recovery.unknown(parent);
+        }
+        recovery.parent(Some(parent))
+    }
+
     /// A lease that had ended and has not had its time.
-    fn adopt_ended(&self, lease: LeaseId, record: &Record, ended: LeaseState) {
+    fn adopt_ended(&self, (pool, lease): (PoolId, LeaseId), record: &Record, ended: LeaseState) {
         let identity = Identity { uid: record.uid, gid: record.gid, groups: record.groups.clone() };
         let mut state = self.lock();
         state.identities.insert(lease, Arc::new(identity));
         state.places.insert(lease, place_of(record));
-        state.table.adopt_ended(grant_of(lease, record, None), BootTime(record.created), ended);
+        state.table.adopt_ended(grant_of((pool, lease), record, None), BootTime(record.created), ended);
         state.table.set_keep(lease, keep_of(record), None);
         if let (LeaseState::Gone { .. }, Some(adopted)) = (ended, state.table.lease(lease)) {
             self.ended
@@ -215,68 +258,72 @@ impl Broker {
 
     /// Out of sight; what can't be moved is owed, and its record says from now on that nobody holds it: the next start
     /// must not take it for one of this boot.
-    fn put_away(&self, lease: LeaseId, record: Option<Record>, same_boot: bool) {
-        let tenant = record.as_ref().map_or_else(|| self.owner_of(lease), |record| record.uid);
+    fn put_away(&self, pool: &InUse, lease: LeaseId, record: Option<Record>, same_boot: bool) {
+        let tenant = record.as_ref().map_or_else(|| self.owner_of(pool, lease), |record| record.uid);
         let place = match &record {
             None => Place::Unknown,
             Some(record) if same_boot => place_of(record),
             Some(record) => Place::OfAnotherBoot { inode: record.inode },
         };
-        let Err(debt) = self.end_on_disk(lease, Some(Dead { tenant, place })) else { return };
+        let Err(debt) = self.end_on_disk(lease, Some(Dead { pool: pool.id, tenant, place })) else { return };
         tracing::warn!(%lease, path = %debt.path.display(), blocker = %debt.blocker, "a dead lease can't be put away yet");
         self.owe(*debt);
-        let found = self.pool.directory(lease).ok().flatten();
+        let found = pool.disk.directory(lease).ok().flatten();
         let renewed = record.map(|record| match found {
             // The device's number may be another in this boot; the next start of it compares both.
             Some(found) if !same_boot && found.st_ino == record.inode => Record { device: found.st_dev, ..record },
             _ => record,
         });
-        self.write_unheld(lease, renewed);
-    }
-
-    /// The next start must not take it for one that is held.
-    fn write_unheld(&self, lease: LeaseId, record: Option<Record>) {
-        let Some(record) = record else { return };
-        let unheld = Record {
-            holders: Vec::new(),
-            search_environment: false,
-            grace: 0,
-            keep_for: 0,
-            kept_until: 0,
-            keep_bytes: 0,
-            ..record
-        };
-        if let Err(error) = self.pool.write_record(lease, &unheld) {
-            tracing::warn!(%lease, %error, "its record still names holders, ignoring");
-        }
+        write_unheld(pool, lease, renewed);
     }
 
     /// An ended lease whose name stands for something else now, which is not ours to take away. Its record stays, and says
     /// so to the next start.
     pub(crate) fn keep_replaced(&self, lease: LeaseId, dead: Dead) {
-        tracing::error!(%lease, path = %self.pool.lease_path(lease).display(), "its name stands for something else, which is kept");
-        self.write_unheld(lease, self.pool.record(lease).ok().flatten().and_then(|(_, record)| record.ok()));
-        self.owe_unknown(lease, dead.tenant, NOT_ITS_DIRECTORY);
+        let pool = self.pools.get(dead.pool);
+        let path = pool.disk.lease_path(lease);
+        tracing::error!(%lease, path = %path.display(), "its name stands for something else, which is kept");
+        write_unheld(pool, lease, pool.disk.record(lease).ok().flatten().and_then(|(_, record)| record.ok()));
+        self.owe_unknown(pool, lease, dead.tenant, NOT_ITS_DIRECTORY);
     }
 
-    fn keep_unknown(&self, lease: LeaseId, why: &str) {
+    fn keep_unknown(&self, pool: &InUse, lease: LeaseId, why: &str) {
         tracing::warn!(%lease, "{why}: whether it is dead is unknown, so it is kept; see `scratch debt`");
-        self.owe_unknown(lease, self.owner_of(lease), why);
+        self.owe_unknown(pool, lease, self.owner_of(pool, lease), why);
     }
 
-    fn owe_unknown(&self, lease: LeaseId, tenant: u32, why: &str) {
-        self.owe(Debt::new(Subject::Record(lease), tenant, self.pool.lease_path(lease), why));
+    fn owe_unknown(&self, pool: &InUse, lease: LeaseId, tenant: u32, why: &str) {
+        let path = pool.disk.lease_path(lease);
+        self.owe(Debt::new(Subject::Record(lease), (pool.id, tenant), path, why));
     }
 
-    fn owner_of(&self, lease: LeaseId) -> u32 {
-        self.pool.directory(lease).ok().flatten().map_or(self.uid, |found| found.st_uid)
+    fn owner_of(&self, pool: &InUse, lease: LeaseId) -> u32 {
+        pool.disk.directory(lease).ok().flatten().map_or(self.uid, |found| found.st_uid)
     }
 }
 
-/// Parents come before their children, who name them.
-fn in_order_of_age(mut records: Vec<scratch_fs::FoundRecord>) -> Vec<scratch_fs::FoundRecord> {
-    records.sort_by_key(|(_, record)| record.as_ref().map_or(0, |record| record.created));
-    records
+/// The next start must not take it for one that is held.
+fn write_unheld(pool: &InUse, lease: LeaseId, record: Option<Record>) {
+    let Some(record) = record else { return };
+    let unheld = Record {
+        holders: Vec::new(),
+        search_environment: false,
+        grace: 0,
+        keep_for: 0,
+        kept_until: 0,
+        keep_bytes: 0,
+        ..record
+    };
+    if let Err(error) = pool.disk.write_record(lease, &unheld) {
+        tracing::warn!(%lease, %error, "its record still names holders, ignoring");
+    }
+}
+
+impl Ground<'_> {
+    /// Whether its directory lies in trash: no reaper has begun yet, and the record goes before one is told.
+    fn was_ended(&self, lease: LeaseId, record: &Record) -> bool {
+        self.trees.iter().any(|tree| tree.lease == lease && self.pool.disk.is_whole(*tree, place_of(record)))
+    }
 }
 
 impl Start {
@@ -355,12 +402,12 @@ fn keep_of(record: &Record) -> Option<Keep> {
     (record.keep_for != 0).then_some(keep)
 }
 
-fn grant_of(id: LeaseId, record: &Record, parent: Option<LeaseId>) -> Grant {
+fn grant_of((pool, id): (PoolId, LeaseId), record: &Record, parent: Option<LeaseId>) -> Grant {
     let lifetime = BootTime(record.lifetime_end).duration_since(BootTime(record.created));
     Grant {
         id,
         tenant: TenantId(record.uid),
-        pool: 0,
+        pool,
         nonce: <[u8; 16]>::try_from(record.nonce.as_slice()).ok(),
         parent,
         holders: Vec::new(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 use scratch_fs::{FsError, TrashName, open_directory_beneath, split_area_path};
-use scratch_lease::{AreaKey, AreaKind, BootTime, Caller, Due, LeaseId, LeaseState};
+use scratch_lease::{AreaKey, AreaKind, BootTime, Caller, Due, LeaseId, LeaseState, PoolId, Refusal};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
@@ -26,7 +26,7 @@ pub(crate) enum Released {
     /// A file, or the charge of an anonymous area: gone at once.
     Gone,
     /// A tree, out of sight and on its way.
-    Trashed(TrashName),
+    Trashed(PoolId, TrashName),
 }
 
 impl Broker {
@@ -52,7 +52,7 @@ impl Broker {
             .map_err(|error| self.or_ended(client, lease, error))?;
         let mut state = self.lock();
         let kind = state.table.remove_area(lease, &AreaKey::Name(request.area.as_slice().into()));
-        if matches!(released, Released::Trashed(_)) && kind != Some(AreaKind::File) {
+        if matches!(released, Released::Trashed(..)) && kind != Some(AreaKind::File) {
             state.table.remove_areas_below(lease, &request.area);
         }
         if !matches!(released, Released::Nothing) {
@@ -102,8 +102,9 @@ impl Broker {
         tenant: u32,
         lease: LeaseId,
     ) -> Result<Released, RequestError> {
-        match self.pool.trash().take(directory, name, tenant, lease) {
-            Ok(tree) => Ok(Released::Trashed(tree)),
+        let pool = self.pool_of(lease).ok_or(Refusal::LeaseUnknown)?;
+        match pool.disk.trash().take(directory, name, tenant, lease) {
+            Ok(tree) => Ok(Released::Trashed(pool.id, tree)),
             Err(error) if error.errno == Errno::NOENT => Ok(Released::Nothing),
             Err(error) => Err(error.into()),
         }

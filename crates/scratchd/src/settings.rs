@@ -93,8 +93,8 @@ fn reload(broker: &Broker, file: &Path) {
     let read = Config::read(file).map_err(StartError::from).and_then(|config| Ok((Settings::of(&config)?, config)));
     match read {
         Ok((settings, config)) => {
-            if config.pool[0].root != broker.config.pool[0].root || config.pool[0].name != broker.config.pool[0].name {
-                tracing::warn!("the pool of the configuration has changed; that takes a restart, ignoring");
+            if config.pool != broker.config.pool {
+                tracing::warn!("the pools of the configuration have changed; that takes a restart, ignoring");
             }
             broker.lock().table.set_limits(config.lease_limits());
             broker.settings.set(settings);

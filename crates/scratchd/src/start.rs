@@ -10,9 +10,10 @@ use scratch_fs::{Boot, FsError, Pool, RootRefusal};
 
 use crate::broker::{Broker, Parts};
 use crate::channel::Channels;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, PoolConfig};
 use crate::options::DaemonOptions;
 use crate::parked::{self, Resumed};
+use crate::pools::Pools;
 use crate::settings::Settings;
 use crate::sockets::Sockets;
 use crate::store::{self, Inherited};
@@ -125,18 +126,27 @@ fn start(options: &DaemonOptions, mut inherited: Inherited) -> Result<Started, S
     let runtime = sockets::open_runtime(&runtime_path)?;
     let config = configuration(options, session, &mut fresh)?;
     let settings = Settings::of(&config)?;
-    let pool = Pool::open(&config.pool[0].root, &homes(), &runtime_path)?;
-    let last = pool.boot()?;
-    let boot = Boot { id: boot_id()?, generation: last.as_ref().map_or(0, |last| last.generation) + 1 };
+    let homes = homes();
+    let open =
+        |pool: &PoolConfig| Ok((pool.clone(), Pool::open(&pool.root, pool.backend.into(), &homes, &runtime_path)?));
+    let pools = Pools::new(config.pool.iter().map(open).collect::<Result<Vec<_>, RootRefusal>>()?);
+    let last = pools.iter().map(|pool| pool.disk.boot()).collect::<Result<Vec<_>, _>>()?;
+    // One broker's: of all pools the highest, in case one was left out for a while.
+    let last_generation = last.iter().flatten().map(|last| last.generation).max().unwrap_or(0);
+    let boot = Boot { id: boot_id()?, generation: last_generation + 1 };
     let generation = boot.generation;
-    let parts = Parts { config, pool, runtime: runtime_path.clone(), session, settings, generation };
+    let parts = Parts { config, pools, runtime: runtime_path.clone(), session, settings, generation };
     let broker = Arc::new(Broker::new(parts)?);
-    let unparked = broker.unpark(std::mem::take(&mut inherited.parked), generation - 1);
-    let recovered = broker.recover(&boot, last.as_ref(), unparked.survived)?;
+    let unparked = broker.unpark(std::mem::take(&mut inherited.parked), last_generation);
+    let recovered = broker.recover(&boot, &last, unparked.survived)?;
     tracing::info!(
-        pool = %broker.pool.path().display(), generation,
-        adopted = recovered.adopted, ended = recovered.ended, trash = recovered.trash,
-        connections = unparked.connections.len(), "pool opened"
+        pools = broker.pools.iter().len(),
+        generation,
+        adopted = recovered.adopted,
+        ended = recovered.ended,
+        trash = recovered.trash,
+        connections = unparked.connections.len(),
+        "pools opened"
     );
     let mode = if session { 0o600 } else { 0o666 };
     let sockets = Sockets::take_or_make((&runtime, &runtime_path), mode, &mut inherited, &unparked.listeners)?;
@@ -265,8 +275,10 @@ async fn idle(broker: &Arc<Broker>, time: Option<Duration>) {
 fn start_threads(broker: &Arc<Broker>) -> std::io::Result<()> {
     let watcher = Arc::clone(broker);
     std::thread::Builder::new().name("watch".to_owned()).spawn(move || watcher.watch_holders())?;
-    let tamper = Arc::clone(broker);
-    std::thread::Builder::new().name("tamper".to_owned()).spawn(move || tamper.watch_tampering())?;
+    for pool in broker.pools.iter().map(|pool| pool.id) {
+        let tamper = Arc::clone(broker);
+        std::thread::Builder::new().name(format!("tamper-{}", pool.0)).spawn(move || tamper.watch_tampering(pool))?;
+    }
     for number in 0..REAPERS {
         let reaper = Arc::clone(broker);
         std::thread::Builder::new().name(format!("reap-{number}")).spawn(move || reaper.reap())?;

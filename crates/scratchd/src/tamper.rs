@@ -11,9 +11,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify::{ReadFlags, Reader};
 use rustix::io::Errno;
 use scratch_fs::{FsError, Misplaced, TamperWatches};
-use scratch_lease::{LeaseId, Refusal};
+use scratch_lease::{LeaseId, PoolId, Refusal};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, State};
+use crate::pools::InUse;
 use crate::reason::RequestError;
 
 /// How long names are left to gather before they are looked at: each lease that ends is one, and is nobody's tampering.
@@ -31,18 +32,19 @@ struct Seen {
 
 impl Broker {
     /// The thread's life. Where inotify can't be had, loss is noticed by health, by verify, and where it is met.
-    pub(crate) fn watch_tampering(&self) {
-        match self.pool.watch_tampering() {
+    pub(crate) fn watch_tampering(&self, pool: PoolId) {
+        let pool = self.pools.get(pool);
+        match pool.disk.watch_tampering() {
             Ok((inotify, watches)) => {
                 // Before the watches were there nothing was told.
-                self.check_pool();
-                self.follow(&inotify, watches);
+                self.check_pool(pool);
+                self.follow(pool, &inotify, watches);
             }
             Err(error) => tracing::warn!(%error, "tampering with the pool is noticed late: nothing tells of it"),
         }
     }
 
-    fn follow(&self, inotify: &OwnedFd, watches: TamperWatches) {
+    fn follow(&self, pool: &InUse, inotify: &OwnedFd, watches: TamperWatches) {
         let mut buffer = Box::new_uninit_slice(64 << 10);
         loop {
             let mut inotify_only = [PollFd::new(inotify, PollFlags::IN)];
@@ -51,17 +53,20 @@ impl Broker {
                 Err(errno) => return tracing::error!(%errno, "tampering with the pool is noticed late from now on"),
             }
             std::thread::sleep(GATHER);
-            self.judge(&read(inotify, watches, &mut buffer));
+            self.judge(pool, &read(inotify, watches, &mut buffer));
         }
     }
 
-    fn judge(&self, seen: &Seen) {
+    fn judge(&self, pool: &InUse, seen: &Seen) {
+        let is_live = |state: &State, id: &LeaseId| {
+            state.table.lease(*id).is_some_and(|lease| lease.pool() == pool.id && lease.reason().is_none())
+        };
         if seen.pool || seen.all {
-            self.check_pool();
+            self.check_pool(pool);
         }
         let live: Vec<LeaseId> = {
             let state = self.lock();
-            let is_live = |id: &LeaseId| state.table.lease(*id).is_some_and(|lease| lease.reason().is_none());
+            let is_live = |id: &LeaseId| is_live(&state, id);
             if seen.all {
                 state.table.leases().map(scratch_lease::Lease::id).filter(is_live).collect()
             } else {
@@ -70,9 +75,9 @@ impl Broker {
         };
         live.into_iter().for_each(|id| _ = self.is_lost(id));
         for id in &seen.records {
-            let is_missing = matches!(self.pool.record(*id), Ok(None));
-            if is_missing && self.lock().table.lease(*id).is_some_and(|lease| lease.reason().is_none()) {
-                let path = self.pool.record_path(*id);
+            let is_missing = matches!(pool.disk.record(*id), Ok(None));
+            if is_missing && is_live(&self.lock(), id) {
+                let path = pool.disk.record_path(*id);
                 tracing::error!(lease = %id, path = %path.display(), "somebody has taken away the record of a live lease");
             }
         }
@@ -80,8 +85,8 @@ impl Broker {
 
     /// Looks for a lease's directory. What can't be looked at is not lost.
     pub(crate) fn is_lost(&self, id: LeaseId) -> bool {
-        let Some(place) = self.lock().places.get(&id).copied() else { return false };
-        let lost = match self.pool.is_in_place(id, place) {
+        let Some((pool, place)) = self.site_of(id) else { return false };
+        let lost = match pool.disk.is_in_place(id, place) {
             Ok(is_in_place) => !is_in_place,
             Err(error) => {
                 tracing::warn!(lease = %id, %error, "whether it is lost can't be told, ignoring");
@@ -90,7 +95,7 @@ impl Broker {
         };
         // After the look: one that was ended meanwhile has its directory elsewhere by right.
         let is_news = self.lock().table.set_lost(id, lost);
-        let path = self.pool.lease_path(id);
+        let path = pool.disk.lease_path(id);
         match (is_news, lost) {
             (true, true) => tracing::error!(lease = %id, path = %path.display(), "lost: somebody has taken it away"),
             (true, false) => tracing::info!(lease = %id, path = %path.display(), "it is back in its place"),
@@ -104,8 +109,8 @@ impl Broker {
     /// # Errors
     /// LEASE_UNKNOWN, LEASE_LOST, or of openat(2).
     pub(crate) fn open_lease(&self, id: LeaseId) -> Result<OwnedFd, RequestError> {
-        let place = self.lock().places.get(&id).copied().ok_or(Refusal::LeaseUnknown)?;
-        match self.pool.open_lease(id, place) {
+        let (pool, place) = self.site_of(id).ok_or(Refusal::LeaseUnknown)?;
+        match pool.disk.open_lease(id, place) {
             Err(FsError { errno: Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE, .. })
                 if self.is_lost(id) =>
             {
@@ -115,22 +120,22 @@ impl Broker {
         }
     }
 
-    /// What of the pool is not where its path says. Nothing is granted while there is any; what can't be looked at counts as
+    /// What of a pool is not where its path says. Nothing is granted while there is any; what can't be looked at counts as
     /// before.
-    pub(crate) fn check_pool(&self) -> Vec<Misplaced> {
-        let misplaced = match self.pool.misplaced() {
+    pub(crate) fn check_pool(&self, pool: &InUse) -> Vec<Misplaced> {
+        let misplaced = match pool.disk.misplaced() {
             Ok(misplaced) => misplaced,
             Err(error) => {
                 tracing::warn!(%error, "whether the pool is where its path says can't be told, ignoring");
                 return Vec::new();
             }
         };
-        let was_lost = self.pool_lost.swap(!misplaced.is_empty(), Ordering::AcqRel);
+        let was_lost = pool.lost.swap(!misplaced.is_empty(), Ordering::AcqRel);
         match misplaced.first() {
             Some(first) if !was_lost => {
                 tracing::error!(path = %first.path.display(), "{}: nothing is granted any more", problem(first));
             }
-            None if was_lost => tracing::info!("the pool is back in its place"),
+            None if was_lost => tracing::info!(pool = pool.config.name, "the pool is back in its place"),
             _ => {}
         }
         misplaced

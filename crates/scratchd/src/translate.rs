@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prost_types::Timestamp;
-use scratch_fs::Record;
+use scratch_fs::{Firmness, Record};
 use scratch_lease::{BootTime, HolderKind, Lease, LeaseId, LeaseState, Refusal, Share};
 use scratch_proto::v1;
 
@@ -11,6 +11,7 @@ use crate::broker::{Broker, State};
 use crate::cgroup::KnownCgroups;
 use crate::clock;
 use crate::debt::Debt;
+use crate::pools::Pools;
 use crate::reason::{RequestError, errno_name};
 
 /// A lease id of a request. What is no id can't be a lease's: the same answer as for an unknown one.
@@ -96,11 +97,12 @@ impl Broker {
             LeaseState::Gone { .. } => v1::LeaseState::Ended,
         };
         let kept_until = lease.kept_until().map(timestamp);
+        let pool = self.pools.get(lease.pool());
         v1::Lease {
             id: lease.id().to_string(),
             tenant: Some(v1::Tenant { uid: lease.tenant().0, name: String::new() }),
-            pool: self.config.pool[0].name.clone(),
-            path: path_bytes(&self.pool.lease_path(lease.id())),
+            pool: pool.config.name.clone(),
+            path: path_bytes(&pool.disk.lease_path(lease.id())),
             state: state.into(),
             holders: lease.holders().iter().map(|holder| self.wire_holder(lease.id(), holder)).collect(),
             granted_ttl: lease.granted_ttl().map(wire_duration),
@@ -109,7 +111,7 @@ impl Broker {
             areas: lease.areas() as u64,
             parent: lease.parent().map(|parent| parent.to_string()).unwrap_or_default(),
             limits: wire_limits(lease.share()),
-            firmness: v1::Firmness::Soft.into(),
+            firmness: wire_firmness(pool.disk.firmness()).into(),
             limits_left: wire_left(left),
             create_time: Some(timestamp(lease.created())),
             reason: lease.reason().map(|reason| why(lease, reason)),
@@ -118,12 +120,13 @@ impl Broker {
 
     /// What Grant answers for a lease of the table.
     pub(crate) fn wire_grant(&self, lease: &Lease, generation: u64, note: &str) -> v1::GrantResponse {
+        let pool = self.pools.get(lease.pool());
         v1::GrantResponse {
             id: lease.id().to_string(),
-            path: path_bytes(&self.pool.lease_path(lease.id())),
+            path: path_bytes(&pool.disk.lease_path(lease.id())),
             granted_ttl: lease.granted_ttl().map(wire_duration),
             holders: lease.holders().iter().map(|holder| self.wire_holder(lease.id(), holder)).collect(),
-            firmness: v1::Firmness::Soft.into(),
+            firmness: wire_firmness(pool.disk.firmness()).into(),
             generation,
             fd: false,
             note: note.to_owned(),
@@ -144,12 +147,14 @@ fn why(lease: &Lease, reason: scratch_lease::Reason) -> v1::Reason {
 }
 
 /// What a restart needs to know of a lease. Nothing holds one that ends: a start must not give it back its life.
-pub(crate) fn record(state: &State, cgroups: &KnownCgroups, lease: &Lease) -> Record {
+pub(crate) fn record(state: &State, cgroups: &KnownCgroups, pools: &Pools, lease: &Lease) -> Record {
     let identity = state.identities.get(&lease.id());
     let ends = lease.reason().is_some();
     let is_over = ends && lease.kept_until().is_none();
     let keep = lease.keep().filter(|_| !is_over);
     let holders = if ends { &[] } else { lease.holders() };
+    let parent = lease.parent().and_then(|parent| state.table.lease(parent));
+    let parent_pool = parent.map(Lease::pool).filter(|pool| *pool != lease.pool());
     Record {
         id: lease.id().to_string(),
         nonce: lease.nonce().map(|nonce| nonce.to_vec()).unwrap_or_default(),
@@ -161,6 +166,7 @@ pub(crate) fn record(state: &State, cgroups: &KnownCgroups, lease: &Lease) -> Re
         created: lease.created().0,
         holders: holders.iter().map(|holder| record_holder(lease.id(), cgroups, holder)).collect(),
         parent: lease.parent().map(|parent| parent.to_string()).unwrap_or_default(),
+        parent_pool: parent_pool.map(|pool| pools.get(pool).disk.uuid().to_owned()).unwrap_or_default(),
         labels: lease.labels().clone(),
         lifetime_end: lease.lifetime_end().map_or(0, |time| time.0),
         search_environment: lease.search_environment() && !ends,
@@ -220,6 +226,15 @@ pub(crate) fn wire_debt(debt: &Debt) -> v1::Debt {
         pids: Vec::new(),
         detail: String::new(),
         since: Some(std::time::UNIX_EPOCH.checked_add(debt.since).unwrap_or(std::time::UNIX_EPOCH).into()),
+    }
+}
+
+/// What limits are worth.
+pub(crate) fn wire_firmness(firmness: Firmness) -> v1::Firmness {
+    match firmness {
+        Firmness::Soft => v1::Firmness::Soft,
+        Firmness::Cooperative => v1::Firmness::Cooperative,
+        Firmness::Hard => v1::Firmness::Hard,
     }
 }
 

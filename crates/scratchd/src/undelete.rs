@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use scratch_fs::{FsError, GoneName, Place};
-use scratch_lease::{BootTime, Caller, LeaseId, LeaseState, Refusal};
+use scratch_fs::{FsError, GoneName};
+use scratch_lease::{BootTime, Caller, LeaseId, LeaseState, PoolId, Refusal};
 use scratch_proto::v1;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Dead};
 use crate::clock;
 use crate::reason::RequestError;
 use crate::translate::lease_id;
@@ -14,14 +14,10 @@ use crate::translate::lease_id;
 impl Broker {
     /// Takes an ended lease out of sight, so that it can be brought back; its record stays. False: it is to be freed.
     pub(crate) fn put_aside(&self, id: LeaseId) -> bool {
-        let (until, place) = {
-            let state = self.lock();
-            let until = state.table.undeletable(id, clock::now());
-            let Some(found) = until.zip(state.places.get(&id).copied()) else { return false };
-            found
-        };
+        let Some(until) = self.lock().table.undeletable(id, clock::now()) else { return false };
+        let Some((pool, place)) = self.site_of(id) else { return false };
         let name = name(id, until);
-        match self.pool.gone().take(self.pool.root(), name, place) {
+        match pool.disk.gone().take(pool.disk.root(), name, place) {
             Ok(true) => {}
             Ok(false) => return false,
             Err(error) => {
@@ -31,7 +27,7 @@ impl Broker {
         }
         let Some(holders) = self.lock().table.gone(id, until) else {
             // Somebody wanted it freed meanwhile, found nothing at its path and forgot it.
-            self.discard(name, None);
+            self.discard(pool.id, name, None);
             return true;
         };
         self.let_go(id, &holders);
@@ -44,19 +40,21 @@ impl Broker {
     ///
     /// # Errors
     /// When its directory can't be moved.
-    pub(crate) fn free_gone(&self, id: LeaseId, tenant: u32) -> Result<bool, FsError> {
+    pub(crate) fn free_gone(&self, id: LeaseId, dead: Dead) -> Result<bool, FsError> {
         let state = self.lock().table.lease(id).map(scratch_lease::Lease::state);
         let Some(LeaseState::Gone { until }) = state else { return Ok(false) };
-        let tree = self.pool.gone().discard(name(id, until), tenant, self.pool.trash())?;
-        tree.into_iter().for_each(|tree| self.reaper.push(tree, None));
+        let pool = &self.pools.get(dead.pool).disk;
+        let tree = pool.gone().discard(name(id, until), dead.tenant, pool.trash())?;
+        tree.into_iter().for_each(|tree| self.reaper.push(dead.pool, tree, None));
         Ok(true)
     }
 
     /// Makes trash of what nobody can bring back.
-    pub(crate) fn discard(&self, name: GoneName, tenant: Option<u32>) {
-        let tenant = tenant.or_else(|| self.pool.gone().owner(name).ok()).unwrap_or(self.uid);
-        match self.pool.gone().discard(name, tenant, self.pool.trash()) {
-            Ok(tree) => tree.into_iter().for_each(|tree| self.reaper.push(tree, None)),
+    pub(crate) fn discard(&self, pool: PoolId, name: GoneName, tenant: Option<u32>) {
+        let disk = &self.pools.get(pool).disk;
+        let tenant = tenant.or_else(|| disk.gone().owner(name).ok()).unwrap_or(self.uid);
+        match disk.gone().discard(name, tenant, disk.trash()) {
+            Ok(tree) => tree.into_iter().for_each(|tree| self.reaper.push(pool, tree, None)),
             Err(error) => tracing::warn!(%error, "what can't be brought back any more stays until the next start"),
         }
     }
@@ -83,13 +81,13 @@ impl Broker {
     fn give_back(self: &Arc<Self>, id: LeaseId, until: BootTime) -> Result<(), RequestError> {
         let name = name(id, until);
         self.arm_timer();
-        let given = self.pool.gone().give_back(name, self.pool.root()).map_err(RequestError::from);
+        let (pool, place) = self.site_of(id).ok_or(Refusal::LeaseUnknown)?;
+        let given = pool.disk.gone().give_back(name, pool.disk.root()).map_err(RequestError::from);
         let Err(error) = given.and_then(|()| self.rewrite_record(id)) else {
             tracing::info!(lease = %id, "brought back");
             return Ok(());
         };
-        let place = self.lock().places.get(&id).copied().unwrap_or(Place::Unknown);
-        if let Err(error) = self.pool.gone().take(self.pool.root(), name, place) {
+        if let Err(error) = pool.disk.gone().take(pool.disk.root(), name, place) {
             // Its record is the old one: the next start ends it, or finds it held.
             tracing::error!(lease = %id, %error, "a lease is half brought back");
         }
@@ -100,7 +98,7 @@ impl Broker {
         };
         // Revoked meanwhile, when there was nothing at its path.
         if !is_back && matches!(state, None | Some(LeaseState::Ending)) {
-            self.discard(name, None);
+            self.discard(pool.id, name, None);
         }
         self.settle();
         Err(error)

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use scratch_fs::{FsError, Place};
-use scratch_lease::{AreaKey, BootTime, Caller, LeaseId, LeaseState};
+use scratch_lease::{AreaKey, BootTime, Caller, Lease, LeaseId, LeaseState, PoolId};
 use scratch_proto::v1;
 use v1::finding::Kind;
 
 use crate::broker::Broker;
+use crate::pools::InUse;
 use crate::tamper::problem;
 use crate::translate::path_bytes;
 
@@ -36,6 +37,7 @@ struct Suspect {
 /// What memory knows of a lease at one moment.
 #[derive(Debug, Clone, Copy)]
 struct Known {
+    pool: PoolId,
     tenant: u32,
     /// Neither being granted nor being ended.
     is_there: bool,
@@ -58,7 +60,9 @@ impl Broker {
             found.retain(|place, _| again.contains_key(place));
         }
         if caller.admin {
-            found.extend(self.pool_suspects()?);
+            for pool in self.pools.iter() {
+                found.extend(self.pool_suspects(pool)?);
+            }
         }
         let left_out = found.len().saturating_sub(FINDINGS_MAX) as u64;
         let findings = found.into_iter().take(FINDINGS_MAX).map(|((path, kind), suspect)| v1::Finding {
@@ -77,7 +81,7 @@ impl Broker {
         self.look_at_leases(&mut found)?;
         self.look_at_areas(caller, &mut found);
         if caller.admin {
-            self.look_at_the_rest(&mut found)?;
+            self.pools.iter().try_for_each(|pool| self.look_at_the_rest(pool, &mut found))?;
         } else {
             found.retain(|_, suspect| suspect.tenant == Some(caller.tenant.0));
         }
@@ -87,6 +91,7 @@ impl Broker {
     fn known(&self, lease: LeaseId) -> Option<Known> {
         let state = self.lock();
         state.table.lease(lease).map(|known| Known {
+            pool: known.pool(),
             tenant: known.tenant().0,
             is_there: matches!(known.state(), LeaseState::Live | LeaseState::Searching | LeaseState::Kept { .. }),
             place: state.places.get(&lease).copied(),
@@ -95,22 +100,26 @@ impl Broker {
 
     /// Every name of a lease: of a directory, of a record, in memory.
     fn look_at_leases(&self, found: &mut Found) -> Result<(), FsError> {
-        let mut leases: Vec<LeaseId> = self.lock().table.leases().map(scratch_lease::Lease::id).collect();
-        leases.extend(self.pool.lease_directories()?);
-        leases.extend(self.pool.recorded()?);
-        leases.sort_unstable();
-        leases.dedup();
-        leases.into_iter().try_for_each(|lease| self.look_at_lease(lease, found))
+        for pool in self.pools.iter() {
+            let known = self.lock().table.leases().filter(|lease| lease.pool() == pool.id).map(Lease::id).collect();
+            let mut leases: Vec<LeaseId> = known;
+            leases.extend(pool.disk.lease_directories()?);
+            leases.extend(pool.disk.recorded()?);
+            leases.sort_unstable();
+            leases.dedup();
+            leases.into_iter().try_for_each(|lease| self.look_at_lease(pool, lease, found))?;
+        }
+        Ok(())
     }
 
     /// Memory before the disk and after it: what came or went in between is under way.
-    fn look_at_lease(&self, lease: LeaseId, found: &mut Found) -> Result<(), FsError> {
-        let before = self.known(lease);
-        let directory = self.pool.directory(lease)?;
-        let record = self.pool.record(lease)?.map(|(_, record)| record);
-        let after = self.known(lease);
-        let path = self.pool.lease_path(lease);
-        let record_path = self.pool.record_path(lease);
+    fn look_at_lease(&self, pool: &InUse, lease: LeaseId, found: &mut Found) -> Result<(), FsError> {
+        let before = self.known(lease).filter(|known| known.pool == pool.id);
+        let directory = pool.disk.directory(lease)?;
+        let record = pool.disk.record(lease)?.map(|(_, record)| record);
+        let after = self.known(lease).filter(|known| known.pool == pool.id);
+        let path = pool.disk.lease_path(lease);
+        let record_path = pool.disk.record_path(lease);
         let mut add = |path: PathBuf, kind, tenant: Option<u32>, text| {
             found.insert((path, kind), Suspect { lease: Some(lease), tenant, text });
         };
@@ -194,10 +203,11 @@ impl Broker {
         let leases: Vec<LeaseId> = {
             let state = self.lock();
             let seen = state.table.leases().filter(|lease| lease.areas() > 0 && caller.sees(lease.tenant()));
-            seen.map(scratch_lease::Lease::id).collect()
+            seen.map(Lease::id).collect()
         };
         for lease in leases {
             let Ok(held) = self.open_lease(lease) else { continue };
+            let Some(root) = self.pool_of(lease).map(|pool| pool.disk.lease_path(lease)) else { continue };
             let (tenant, names) = {
                 let state = self.lock();
                 let Ok(known) = state.table.in_place(lease, caller) else { continue };
@@ -208,7 +218,7 @@ impl Broker {
                 (known.tenant().0, known.area_keys().filter_map(name).collect::<Vec<_>>())
             };
             for name in names.into_iter().filter(|name| scratch_fs::is_below(held.as_fd(), name) == Some(false)) {
-                let path = self.pool.lease_path(lease).join(crate::translate::path_of_bytes(&name));
+                let path = root.join(crate::translate::path_of_bytes(&name));
                 let text = "not there any more, and charged until it is released or the lease ends";
                 found.insert((path, Kind::Area), Suspect { lease: Some(lease), tenant: Some(tenant), text });
             }
@@ -216,29 +226,29 @@ impl Broker {
     }
 
     /// What is of no lease.
-    fn look_at_the_rest(&self, found: &mut Found) -> Result<(), FsError> {
+    fn look_at_the_rest(&self, pool: &InUse, found: &mut Found) -> Result<(), FsError> {
         let mut add = |path, kind, lease, tenant, text| {
             found.insert((path, kind), Suspect { lease, tenant, text });
         };
-        for path in self.pool.strays()? {
+        for path in pool.disk.strays()? {
             add(path, Kind::Stray, None, None, "no broker gave this name; it is never touched, take it away by hand");
         }
-        for tree in self.pool.trash().entries()? {
-            if !self.reaper.knows(tree) {
-                let path = self.pool.trash().shown().join(tree.to_string());
+        for tree in pool.disk.trash().entries()? {
+            if !self.reaper.knows(pool.id, tree) {
+                let path = pool.disk.trash().shown().join(tree.to_string());
                 let text = "no reaper knows of it; the next start frees it";
                 add(path, Kind::Trash, Some(tree.lease), Some(tree.tenant), text);
             }
         }
-        for name in self.pool.gone().entries()? {
-            let known = self.lock().table.lease(name.lease).map(scratch_lease::Lease::state);
+        for name in pool.disk.gone().entries()? {
+            let known = self.lock().table.lease(name.lease).map(Lease::state);
             if known != Some(LeaseState::Gone { until: BootTime(name.until) }) {
-                let path = self.pool.path().join(".scratch/gone").join(name.to_string());
+                let path = pool.disk.path().join(".scratch/gone").join(name.to_string());
                 let text = "nobody can bring it back; the next start frees it";
                 add(path, Kind::Trash, Some(name.lease), None, text);
             }
         }
-        for (path, lease) in self.pool.in_the_making()? {
+        for (path, lease) in pool.disk.in_the_making()? {
             if lease.is_none_or(|lease| self.known(lease).is_none()) {
                 add(path, Kind::Unfinished, lease, None, "no grant explains it; the next start puts it into trash");
             }
@@ -247,12 +257,12 @@ impl Broker {
     }
 
     /// What is the pool's own, and is under way at no time.
-    fn pool_suspects(&self) -> Result<Found, FsError> {
+    fn pool_suspects(&self, pool: &InUse) -> Result<Found, FsError> {
         let mut found = Found::new();
         let mut add = |path: PathBuf, text| {
             found.insert((path, Kind::Pool), Suspect { lease: None, tenant: None, text });
         };
-        for misplaced in self.check_pool() {
+        for misplaced in self.check_pool(pool) {
             tracing::warn!("verify: {}", problem(&misplaced));
             let text = if misplaced.is_gone {
                 "gone: put it back; nothing is granted meanwhile"
@@ -261,12 +271,12 @@ impl Broker {
             };
             add(misplaced.path, text);
         }
-        let inside = self.pool.path().join(".scratch");
-        if !self.pool.has_its_marker()? {
+        let inside = pool.disk.path().join(".scratch");
+        if !pool.disk.has_its_marker()? {
             add(inside.join("pool"), "the marker is gone or of another pool: the next start will refuse this one");
         }
         let generation = self.lock().table.generation();
-        if self.pool.boot()?.is_none_or(|boot| boot.generation != generation) {
+        if pool.disk.boot()?.is_none_or(|boot| boot.generation != generation) {
             add(
                 inside.join("boot"),
                 "gone or not as this broker wrote it: stop the broker before the machine, or write it by hand",

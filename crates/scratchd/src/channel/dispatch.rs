@@ -235,12 +235,12 @@ fn release(broker: &Arc<Broker>, client: &mut Client, request: &v1::ReleaseReque
         Err(error) => Outcome::Answer(refusal(&error, None), Vec::new()),
         Ok(Released::Nothing) => Outcome::Answer(reply(false, Vec::new()), Vec::new()),
         Ok(Released::Gone) => Outcome::Answer(reply(true, Vec::new()), Vec::new()),
-        Ok(Released::Trashed(tree)) if request.wait() == v1::Wait::Freed => {
-            broker.reaper.push(tree, Some(Box::new(move |debt| reply_to.send(reply(true, debt), None))));
+        Ok(Released::Trashed(pool, tree)) if request.wait() == v1::Wait::Freed => {
+            broker.reaper.push(pool, tree, Some(Box::new(move |debt| reply_to.send(reply(true, debt), None))));
             Outcome::UnderWay
         }
-        Ok(Released::Trashed(tree)) => {
-            broker.reaper.push(tree, None);
+        Ok(Released::Trashed(pool, tree)) => {
+            broker.reaper.push(pool, tree, None);
             let answer = v1::ReleaseResponse { existed: true, freed: false, debt: Vec::new() };
             Outcome::Answer(Answer::Release(answer), Vec::new())
         }

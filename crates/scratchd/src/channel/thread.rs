@@ -328,7 +328,7 @@ impl Thread {
         self.blocked.remove(&token);
         for undo in connection.take_undo() {
             match self.broker.release(&mut connection.client, &undo) {
-                Ok(Released::Trashed(tree)) => self.broker.reaper.push(tree, None),
+                Ok(Released::Trashed(pool, tree)) => self.broker.reaper.push(pool, tree, None),
                 Ok(Released::Gone | Released::Nothing) => {}
                 Err(error) => tracing::debug!(%error, "could not undo, ignoring: it goes with its lease"),
             }

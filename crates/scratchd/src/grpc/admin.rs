@@ -12,9 +12,10 @@ use super::{PAGE_BYTES_MAX, PAGE_MAX, blocking, list, page_size, refused, shared
 use crate::broker::Broker;
 use crate::debt::{Debt, Subject};
 use crate::occupants::{mounts, occupants};
+use crate::pools::InUse;
 use crate::reason::RequestError;
 use crate::tamper::problem;
-use crate::translate::{duration, path_bytes, path_of_bytes, wire_debt};
+use crate::translate::{duration, path_bytes, path_of_bytes, wire_debt, wire_firmness};
 
 const OF_NO_PAGE: &str = "page_token is of no page; begin without one";
 
@@ -62,16 +63,15 @@ impl Service {
         }
     }
 
-    fn pool(&self) -> v1::PoolStatus {
-        let pool = &self.0.config.pool[0];
+    fn pool(&self, pool: &InUse) -> v1::PoolStatus {
         let mut status = v1::PoolStatus {
-            name: pool.name.clone(),
-            root: path_bytes(self.0.pool.path()),
-            backend: "dir".to_owned(),
-            firmness: v1::Firmness::Soft.into(),
+            name: pool.config.name.clone(),
+            root: path_bytes(pool.disk.path()),
+            backend: pool.disk.backend().name().to_owned(),
+            firmness: wire_firmness(pool.disk.firmness()).into(),
             ..v1::PoolStatus::default()
         };
-        match self.0.pool.space() {
+        match pool.disk.space() {
             Ok(space) => {
                 status.bytes_total = space.f_blocks.saturating_mul(space.f_frsize);
                 status.bytes_free = space.f_bavail.saturating_mul(space.f_frsize);
@@ -80,7 +80,7 @@ impl Service {
             }
             Err(error) => tracing::warn!(%error, "status goes without the pool's space"),
         }
-        status.problem = self.0.check_pool().first().map(problem).unwrap_or_default();
+        status.problem = self.0.check_pool(pool).first().map(problem).unwrap_or_default();
         status
     }
 }
@@ -142,7 +142,7 @@ impl Admin for Service {
             start_time: Some(self.0.started.into()),
             session: self.0.session,
             runtime_directory: path_bytes(&self.0.runtime),
-            pools: vec![self.pool()],
+            pools: self.0.pools.iter().map(|pool| self.pool(pool)).collect(),
             leases: usage.leases as u64,
             areas: usage.areas as u64,
             connections: self.0.loads.connections(tenant) as u64,

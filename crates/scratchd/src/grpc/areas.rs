@@ -33,14 +33,14 @@ impl Areas for Service {
         match released {
             Released::Nothing => reply(false, true, Vec::new()),
             Released::Gone => reply(true, true, Vec::new()),
-            Released::Trashed(tree) if request.wait() == v1::Wait::Freed => {
+            Released::Trashed(pool, tree) if request.wait() == v1::Wait::Freed => {
                 let (when_freed, wait) = freed(&self.0);
-                self.0.reaper.push(tree, Some(when_freed));
+                self.0.reaper.push(pool, tree, Some(when_freed));
                 let debt = wait.await?;
                 reply(true, debt.is_empty(), debt)
             }
-            Released::Trashed(tree) => {
-                self.0.reaper.push(tree, None);
+            Released::Trashed(pool, tree) => {
+                self.0.reaper.push(pool, tree, None);
                 reply(true, false, Vec::new())
             }
         }

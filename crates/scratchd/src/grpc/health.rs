@@ -1,4 +1,4 @@
-//! Health as it is: a service is serving when it can do its work: its pool is there and can be written. Asked for, not
+//! Health as it is: a service is serving when it can do its work: its pools are there and can be written. Asked for, not
 //! reported.
 
 use std::pin::Pin;
@@ -20,6 +20,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::{admin, areas, leases};
 use crate::broker::Broker;
+use crate::pools::InUse;
 use crate::reason::RequestError;
 
 /// How old an answer about the pool may be.
@@ -32,12 +33,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Service {
     broker: Arc<Broker>,
-    pool: Arc<Mutex<Pool>>,
+    pools: Arc<Mutex<Pools>>,
 }
 
-/// What is known of the pool.
+/// What is known of the pools.
 #[derive(Default)]
-struct Pool {
+struct Pools {
     last: Option<(Instant, bool)>,
     /// A look that has not come back: no other is sent after it.
     under_way: Option<JoinHandle<bool>>,
@@ -45,7 +46,7 @@ struct Pool {
 
 impl Service {
     pub(super) fn new(broker: Arc<Broker>) -> Self {
-        Self { broker, pool: Arc::default() }
+        Self { broker, pools: Arc::default() }
     }
 
     /// Nothing for a service that is not here.
@@ -59,25 +60,19 @@ impl Service {
             _ => return None,
         };
         let drains = grants && self.broker.is_draining();
-        let serves = !drains && self.pool.lock().await.serves(&self.broker).await;
+        let serves = !drains && self.pools.lock().await.serves(&self.broker).await;
         Some(if serves { ServingStatus::Serving } else { ServingStatus::NotServing })
     }
 }
 
-impl Pool {
+impl Pools {
     async fn serves(&mut self, broker: &Arc<Broker>) -> bool {
         if let Some((_, writable)) = self.last.filter(|(time, _)| time.elapsed() < FRESH_FOR) {
             return writable;
         }
         let look = self.under_way.get_or_insert_with(|| {
             let broker = Arc::clone(broker);
-            tokio::task::spawn_blocking(move || match broker.pool.check_writable() {
-                Ok(()) => broker.check_pool().is_empty(),
-                Err(error) => {
-                    tracing::warn!(%error, "the pool can't be written");
-                    false
-                }
-            })
+            tokio::task::spawn_blocking(move || broker.pools.iter().all(|pool| is_usable(&broker, pool)))
         });
         let writable = match tokio::time::timeout(WRITTEN_WITHIN, look).await {
             Ok(looked) => {
@@ -88,6 +83,16 @@ impl Pool {
         };
         self.last = Some((Instant::now(), writable));
         writable
+    }
+}
+
+fn is_usable(broker: &Broker, pool: &InUse) -> bool {
+    match pool.disk.check_writable() {
+        Ok(()) => broker.check_pool(pool).is_empty(),
+        Err(error) => {
+            tracing::warn!(%error, "a pool can't be written");
+            false
+        }
     }
 }
 

@@ -6,7 +6,7 @@ mod command_line;
 mod failure;
 mod grant;
 mod keep;
-mod private_tmp;
+mod mounts;
 mod remains;
 mod wait;
 
@@ -25,7 +25,7 @@ use scratch_sys::{NotStarted, Spawn, Spawned, spawn};
 use cgroup::CommandCgroup;
 pub(crate) use command_line::RunArgs;
 use failure::Failure;
-use private_tmp::PrivateTmp;
+use mounts::Found;
 use remains::Outcome;
 
 use crate::broker;
@@ -74,16 +74,14 @@ fn keep_end(lease: &Lease) -> Result<OwnedFd, Failure> {
 
 /// Forks, lets the new process hold the lease while it still has our rights, and has it become the command.
 fn start(args: &RunArgs, lease: &Lease, kept: OwnedFd) -> Result<(Spawned, Option<CommandCgroup>), Failure> {
-    let directory = lease.path().ok_or(Failure::NoDirectory)?;
-    let private = args.private_tmp.then(|| PrivateTmp::of(directory)).transpose()?;
-    let seen = private.as_ref().map_or(directory, |private| private.seen);
+    let found = Found::of(lease, args.private_tmp)?;
     // The Rust runtime ignores SIGPIPE, and the command must not.
     let spawned = spawn(&Spawn {
         arguments: &args.command,
-        environment: &environment(lease.id(), seen),
+        environment: &environment(lease.id(), found.path),
         kept: kept.as_fd(),
         defaults: &[Signal::PIPE],
-        mounts: private.as_ref().map(|private| &private.mounts),
+        mounts: found.mounts.as_ref(),
     })
     .map_err(Failure::system("start a process"))?;
     drop(kept);
@@ -98,7 +96,7 @@ fn start(args: &RunArgs, lease: &Lease, kept: OwnedFd) -> Result<(Spawned, Optio
             // Its status says nothing that `why` does not.
             let _ = rustix::process::waitpid(Some(spawned.pid), WaitOptions::empty());
             Err(match why {
-                NotStarted::Mounts(errno) => Failure::PrivateTmp { errno },
+                NotStarted::Mounts(errno) => Failure::Mounts { errno },
                 NotStarted::Execute(errno) => Failure::Execute { command: args.command[0].clone(), errno },
             })
         }

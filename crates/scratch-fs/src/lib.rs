@@ -18,6 +18,7 @@ mod ladder;
 mod lift;
 mod list;
 mod marker;
+mod memory;
 mod name;
 mod persist;
 mod pool;

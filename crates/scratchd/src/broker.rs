@@ -73,6 +73,8 @@ pub(crate) struct Broker {
     pub(crate) measures: Measures,
     /// True once the broker is on its way out: whoever is cut off then has lost nothing.
     pub(crate) stopping: watch::Sender<bool>,
+    /// Whether a handle can be made that its holder stays in, once that was tried.
+    pub(crate) can_contain: OnceLock<bool>,
     next_connection: AtomicU64,
 }
 
@@ -151,6 +153,7 @@ impl Broker {
             ended: Ended::default(),
             measures: Measures::default(),
             stopping: watch::channel(false).0,
+            can_contain: OnceLock::new(),
             next_connection: AtomicU64::new(FIRST_CONNECTION),
         })
     }
@@ -287,6 +290,8 @@ impl Broker {
         let Some(dead) = known.or(dead) else { return Ok(()) };
         let owed = |error: FsError| Box::new(lease_debt(id, dead, &error));
         let pool = &self.pools.get(dead.pool).disk;
+        let content = pool.end_memory(id, dead.tenant).map_err(owed)?;
+        content.into_iter().for_each(|tree| self.reaper.push(dead.pool, tree, None));
         let mut freed = None;
         // What has the path of one that is out of sight is nothing to it.
         if !self.free_gone(id, dead).map_err(owed)? {

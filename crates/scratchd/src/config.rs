@@ -25,6 +25,9 @@ pub struct Config {
     /// What may outlive its end.
     #[serde(default)]
     pub keep: KeepConfig,
+    /// Handles of directories.
+    #[serde(default)]
+    pub handles: HandlesConfig,
 }
 
 /// One pool.
@@ -38,6 +41,48 @@ pub struct PoolConfig {
     /// How areas are stored.
     #[serde(default)]
     pub backend: Backend,
+    /// Of `tmpfs`: what all its leases together may take of memory.
+    #[serde(default = "memory_size", deserialize_with = "size")]
+    pub memory: u64,
+    /// Of `tmpfs`: bytes of a lease that asks for no limit.
+    #[serde(default = "lease_bytes", deserialize_with = "size")]
+    pub lease_bytes: u64,
+    /// Of `tmpfs`: inodes of a lease that asks for no limit.
+    #[serde(default = "lease_inodes")]
+    pub lease_inodes: u64,
+}
+
+fn memory_size() -> u64 {
+    1 << 30
+}
+
+fn lease_bytes() -> u64 {
+    64 << 20
+}
+
+fn lease_inodes() -> u64 {
+    4096
+}
+
+/// Handles of directories.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HandlesConfig {
+    /// What a client gets where a handle can't be made that it stays in.
+    pub uncontained: Uncontained,
+    /// Nothing can be executed through one.
+    pub noexec: bool,
+}
+
+/// What is done where a directory's handle can't be contained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Uncontained {
+    /// None is given.
+    #[default]
+    Refuse,
+    /// A plain descriptor, which leads out of the directory.
+    Plain,
 }
 
 /// How a pool stores its areas.
@@ -49,7 +94,7 @@ pub enum Backend {
     Dir,
     /// A subvolume a lease; not in this version.
     Btrfs,
-    /// A detached tmpfs a lease; not in this version.
+    /// A detached tmpfs a lease.
     Tmpfs,
 }
 
@@ -234,13 +279,21 @@ impl Config {
     /// One pool and defaults for all else.
     #[must_use]
     pub fn of_pool(root: PathBuf) -> Self {
-        let pool = PoolConfig { name: "default".to_owned(), root, backend: Backend::Dir };
+        let pool = PoolConfig {
+            name: "default".to_owned(),
+            root,
+            backend: Backend::Dir,
+            memory: memory_size(),
+            lease_bytes: lease_bytes(),
+            lease_inodes: lease_inodes(),
+        };
         Self {
             pool: vec![pool],
             restart: RestartConfig::default(),
             admin: AdminConfig::default(),
             limits: LimitsConfig::default(),
             keep: KeepConfig::default(),
+            handles: HandlesConfig::default(),
         }
     }
 
@@ -265,9 +318,14 @@ impl Config {
             if !pool.root.is_absolute() {
                 return Some(format!("pool {:?}: root must be an absolute path", pool.name));
             }
-            if pool.backend != Backend::Dir {
-                let backend = format!("{:?}", pool.backend).to_lowercase();
-                return Some(format!("pool {:?}: backend {backend:?} is not in this version; use \"dir\"", pool.name));
+            if pool.backend == Backend::Btrfs {
+                return Some(format!("pool {:?}: backend \"btrfs\" is not in this version; use \"dir\"", pool.name));
+            }
+            if pool.lease_bytes == 0 || pool.lease_inodes == 0 || pool.lease_bytes > pool.memory {
+                return Some(format!(
+                    "pool {:?}: lease_bytes and lease_inodes must not be 0, nor lease_bytes over memory",
+                    pool.name
+                ));
             }
         }
         if self.limits.ttl_min > self.limits.ttl_max {
@@ -343,7 +401,10 @@ mod tests {
             (format!("{pool}[limits]\nlabel_bytes = \"many\"\n"), "no size"),
             (format!("{pool}[limits]\nlabel_bytes = \"-1KiB\"\n"), "no size"),
             (format!("{pool}backend = \"zfs\"\n"), "zfs"),
-            (format!("{pool}backend = \"tmpfs\"\n"), "not in this version"),
+            (format!("{pool}backend = \"btrfs\"\n"), "not in this version"),
+            (format!("{pool}backend = \"tmpfs\"\nmemory = \"1MiB\"\n"), "lease_bytes over memory"),
+            (format!("{pool}lease_inodes = 0\n"), "must not be 0"),
+            (format!("{pool}[handles]\nuncontained = \"some\"\n"), "some"),
             (format!("{pool}{pool}"), "name or root of another"),
             (format!("{pool}[[pool]]\nname = \"q\"\nroot = \"/p/q\"\n"), "inside another"),
             ("[[pool]]\nname = \"p\"\nroot = \"p\"\n".to_owned(), "absolute"),

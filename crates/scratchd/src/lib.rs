@@ -19,6 +19,7 @@ mod ended;
 mod events;
 mod grant;
 mod grpc;
+mod handles;
 mod holders;
 mod keep;
 mod keep_alive;

@@ -397,7 +397,7 @@ impl Broker {
             (0, true) => Rights::TakeOverForeign,
             _ => Rights::Own,
         };
-        let removal = scratch_fs::remove(self.pools.get(pool).disk.trash(), tree, rights, workers);
+        let removal = self.pools.get(pool).disk.remove(tree, rights, workers);
         tracing::debug!(tree = %tree, names = removal.names_removed, left = removal.left.len(), "reaped");
         if removal.left.is_empty() {
             self.note_reaped(tree, removal.names_removed);

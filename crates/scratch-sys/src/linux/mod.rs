@@ -11,6 +11,7 @@ mod packet;
 mod peer;
 mod signals;
 mod spawn;
+mod tmpfs;
 
 pub use chmod::fchmodat2;
 pub use contained::contained_directory;
@@ -23,3 +24,4 @@ pub use packet::{Received, receive_packet, send_packet};
 pub use peer::{peer_groups, peer_pidfd, refuse_descriptors, unread_by_peer};
 pub use signals::{Caught, Signals, forget_pending, raise_unblocked, restore_default};
 pub use spawn::{NotStarted, Spawn, Spawned, spawn};
+pub use tmpfs::{TmpfsSize, clone_attached, clone_detached, make_tmpfs, resize_tmpfs};

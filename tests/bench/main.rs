@@ -6,6 +6,7 @@ mod channel;
 mod echo;
 mod grpc;
 mod measure;
+mod neighbours;
 mod trees;
 
 use std::path::{Path, PathBuf};
@@ -82,6 +83,7 @@ const CASES: &[Case] = &[
     (&["grpc-create"], |site| vec![grpc::create(site)]),
     (&["release-tree", "reap-tree-wall", "reap-tree-cpu"], trees::trees),
     (&["sigkill-gone-p99"], |site| vec![channel::sigkill_gone(site)]),
+    (&["neighbour-p99"], neighbours::neighbour),
 ];
 
 fn main() -> ExitCode {

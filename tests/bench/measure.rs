@@ -90,6 +90,10 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    pub(crate) fn microseconds(&self) -> f64 {
+        self.microseconds
+    }
+
     pub(crate) fn time<T>(&mut self, act: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = act();

@@ -2,7 +2,7 @@
 //! Beside each a client of another tenant works on, and must not notice; what the broker takes for them is bounded.
 
 mod calls;
-mod company;
+pub(crate) mod company;
 mod floods;
 mod http2;
 mod watches;

@@ -28,7 +28,7 @@ pub use grpc::{connect_grpc, with_grpc};
 pub use held::Held;
 pub use left_out::left_out;
 pub use place::{Filesystem, Place};
-pub use programs::{as_user, descriptors_file, installed, python, scratch, scratchd, shell, source_tree};
+pub use programs::{as_user, descriptors_file, installed, program, python, scratch, scratchd, shell, source_tree};
 pub use random::Random;
 pub use snapshot::{names_in, snapshot};
 pub use strace::{Counts, Strace, counted, threads};

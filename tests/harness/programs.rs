@@ -27,7 +27,12 @@ pub fn source_tree() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate is a folder of the source tree")
 }
 
-fn built(name: &str) -> PathBuf {
+/// A program of this workspace.
+///
+/// # Panics
+/// When it is not built.
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
     let path = profile_directory().join(name);
     assert!(path.exists(), "{} is not built: run cargo xtask test", path.display());
     path
@@ -39,7 +44,7 @@ fn built(name: &str) -> PathBuf {
 /// When it is not built.
 #[must_use]
 pub fn scratchd() -> PathBuf {
-    built("scratchd")
+    program("scratchd")
 }
 
 /// The command line's program.
@@ -48,7 +53,7 @@ pub fn scratchd() -> PathBuf {
 /// When it is not built.
 #[must_use]
 pub fn scratch() -> PathBuf {
-    built("scratch")
+    program("scratch")
 }
 
 /// A copy of `program` that every user may run: the source tree may be in a private home. Only in a contained test.

@@ -172,6 +172,8 @@ impl Thread {
             Ok(connection) => {
                 self.connections.insert(token, connection);
             }
+            // An event tells of it, by the second: nobody is to fill the log with this.
+            Err(error @ RequestError::LimitConnections { .. }) => tracing::debug!(%error, "a connection was refused"),
             Err(error) => tracing::warn!(%error, "a connection was refused"),
         }
     }

@@ -82,7 +82,7 @@ fn admit(broker: &Arc<Broker>, stream: UnixStream, refuses_descriptors: bool) ->
     let tenant = peer.identity.uid;
     let seat = broker.loads.join(tenant, settings.limits.connections);
     if seat.is_none() {
-        tracing::warn!(tenant, "a gRPC connection was refused: the tenant has too many");
+        tracing::debug!(tenant, "a gRPC connection was refused: the tenant has too many");
         broker.note_refusal(tenant, "LIMIT_CONNECTIONS");
     }
     let id = broker.new_connection();

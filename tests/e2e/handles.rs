@@ -1,7 +1,7 @@
 //! Handles of directories: a client that was locked in stays in, and where the broker can't see to that it says so.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
@@ -10,16 +10,16 @@ use scratch_proto::v1::channel_response::Result as Reply;
 use scratch_proto::v1::{CreateRequest, GrantRequest, Kind};
 use scratch_tests::{Broker, Channel, Options, contained, is_root, left_out, python};
 
-/// Locks itself into an empty directory and then climbs from its standard input, a directory.
+/// Locks itself into an empty directory and then climbs from a directory that it has open.
 const CLIMB: &str = r#"
 import os, sys
 def same(one, other): return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 os.chroot(sys.argv[1])
-own = os.fstat(0)
-os.fchdir(0)
+own = os.fstat(3)
+os.fchdir(3)
 for _ in range(16): os.chdir("..")
 walked = same(os.stat("."), own)
-opened = same(os.fstat(os.open("../" * 16, os.O_RDONLY | os.O_DIRECTORY, dir_fd=0)), own)
+opened = same(os.fstat(os.open("../" * 16, os.O_RDONLY | os.O_DIRECTORY, dir_fd=3)), own)
 print("stays" if walked and opened else "leaves")
 "#;
 
@@ -27,7 +27,9 @@ print("stays" if walked and opened else "leaves")
 fn leaves(test: &str, broker: &Broker, handle: OwnedFd) -> Option<bool> {
     let cell = broker.place().join("cell");
     std::fs::create_dir_all(&cell).expect("a place is writable");
-    let mut climb = Command::new(python(test)?);
+    let mut climb = Command::new("sh");
+    // Python wants no directory as its standard input.
+    climb.args(["-c", "exec \"$@\" 3<&0 0</dev/null", "sh"]).arg(python(test)?);
     climb.args(["-c", CLIMB]).arg(&cell).stdin(Stdio::from(handle)).stderr(Stdio::inherit());
     let said = climb.output().expect("python was there a moment ago").stdout;
     match said.as_slice() {
@@ -107,9 +109,7 @@ fn nothing_is_executed_through_one_without_leave() {
             let broker = Broker::start(Options { config: Some(config), ..Options::default() });
             let [handle, _] = handles(&broker);
             let handle = handle.expect("root's broker gives one");
-            let program = std::fs::read_dir(broker.pool_root()).expect("it is ours").flatten();
-            let lease = program.map(|entry| entry.path()).find(|path| !path.ends_with(".scratch"));
-            let program = lease.expect("the lease is there").join("true");
+            let program = format!("/proc/self/fd/{}/true", handle.as_raw_fd());
             std::fs::copy("/bin/true", &program).expect("root may");
             std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("root may");
             let run = Command::new("sh").args(["-c", "exec /proc/self/fd/0/true"]).stdin(Stdio::from(handle)).status();

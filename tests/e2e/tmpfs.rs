@@ -24,7 +24,7 @@ const POOL: &str = "[[pool]]\nname = \"default\"\nroot = \"@PLACE@/pool\"\nbacke
 /// Fills its directory, and says how much went in, bytes first.
 const FILL: &str = r#"cd "$TMPDIR" || exit 1
 dd if=/dev/zero of=big bs=1000 2>/dev/null; stat -c %s big
-count=1; while : >"file$count"; do count=$((count + 1)); done 2>/dev/null; echo $count"#;
+count=1; while true >"file$count"; do count=$((count + 1)); done 2>/dev/null; echo $count"#;
 
 /// Writes, says where it is, and answers each line with what it finds.
 const STAY: &str = r#"cd "$TMPDIR" && echo content >file && printf '%s\n' "$SCRATCHD_LEASE" "$TMPDIR"
@@ -95,6 +95,32 @@ fn limits_are_met_to_the_byte_and_the_inode() {
             }
         }
         nothing_is_left(&broker);
+    });
+}
+
+#[test]
+fn a_lease_below_is_carved_out_of_the_one_above() {
+    let test = "tmpfs::a_lease_below_is_carved_out_of_the_one_above";
+    contained(test, || {
+        let Some(broker) = start(test, false) else { return };
+        let (_channel, granted) = grant(&broker, GrantRequest { want_mount: true, ..GrantRequest::default() });
+        let (parent, mount) = granted.expect("there is room");
+        let mount = mount.expect("it has no path");
+        let bytes = || rustix::fs::fstatvfs(&mount).map(|figures| figures.f_blocks * figures.f_frsize);
+        let limits = |bytes| Some(Limits { bytes, inodes: 4 });
+        let below =
+            |bytes| GrantRequest { parent: parent.id.clone(), limits: limits(bytes), ..GrantRequest::default() };
+        let (_channel, child) = grant(&broker, below(256 << 10));
+        assert_eq!(bytes(), Ok(768 << 10));
+        assert_eq!(grant(&broker, below(800 << 10)).1.expect_err("more than is left"), "LIMIT_BYTES");
+        let full = write(&mount, "full").expect("it is the client's");
+        assert_eq!(rustix::io::write(&full, &vec![0; 700 << 10]), Ok(700 << 10));
+        assert_eq!(grant(&broker, below(200 << 10)).1.expect_err("it is in use"), "NO_SPACE");
+        assert_eq!(bytes(), Ok(768 << 10));
+        let child = child.expect("there was room").0.id;
+        let revoked = broker.scratch(&["lease", "revoke", &child]).status().expect("the program can be run");
+        assert!(revoked.success());
+        assert_eq!(bytes(), Ok(1 << 20), "it is not given back");
     });
 }
 

@@ -32,7 +32,7 @@ pub struct GrantOptions {
     pub holders: Vec<Holder>,
     /// For people and for `scratch ls`.
     pub labels: BTreeMap<String, String>,
-    /// Bytes and inodes. Without `soft` refused where the pool can't enforce them, as in this version none can.
+    /// Bytes and inodes. Without `soft` refused where the pool can't enforce them: in this version all but those in memory.
     pub limits: Limits,
     /// Limits may be soft: shared out and counted only.
     pub soft: bool,

@@ -25,6 +25,8 @@ const LEASE: &CStr = c"lease";
 const OWN_INODES: u64 = 3;
 /// What an inode is charged as: about what the kernel has of it.
 const INODE_BYTES: u64 = 1024;
+/// So that no sum of them is too much for the counter.
+const CHARGE_MAX: u64 = 1 << 52;
 /// Trees in a lease's own trash are numbered from here, so that none has the name of one in the pool's.
 const FIRST_NUMBER: u64 = 1 << 63;
 
@@ -45,7 +47,8 @@ struct Tmpfs {
     /// The mount that others are cloned from.
     clonable: Mutex<OwnedFd>,
     trash: Trash,
-    _charge: Charge,
+    /// Locked while its size is changed.
+    charge: Mutex<Charge>,
 }
 
 /// What a lease takes of the pool's memory, given back when it is dropped.
@@ -72,7 +75,7 @@ impl Memory {
 
     /// Of what there is already, whatever that comes to.
     fn charge(&self, size: TmpfsSize) -> Charge {
-        let bytes = size.bytes.saturating_add(size.inodes.saturating_mul(INODE_BYTES)).min(u64::MAX / 4);
+        let bytes = size.bytes.saturating_add(size.inodes.saturating_mul(INODE_BYTES)).min(CHARGE_MAX);
         self.taken.fetch_add(bytes, Ordering::Relaxed);
         Charge { bytes, of: Arc::clone(&self.taken) }
     }
@@ -88,7 +91,7 @@ impl Tmpfs {
     fn of(root: OwnedFd, charge: Charge, shown: &Path) -> Result<Self, FsError> {
         let clonable = root.try_clone().map_err(|_| FsError::new("hold tmpfs of lease", shown, Errno::MFILE))?;
         let trash = Trash::open_from(root.as_fd(), &shown.join("trash"), FIRST_NUMBER)?;
-        Ok(Self { root, clonable: Mutex::new(clonable), trash, _charge: charge })
+        Ok(Self { root, clonable: Mutex::new(clonable), trash, charge: Mutex::new(charge) })
     }
 
     fn make_directory(root: BorrowedFd<'_>, owner: Owner) -> Result<(), Errno> {
@@ -156,6 +159,26 @@ impl Pool {
         });
         let (root, charge) = made.map_err(failed)?;
         memory.lock().insert(lease, Arc::new(Tmpfs::of(root, charge, &path)?));
+        Ok(())
+    }
+
+    /// Gives the memory of a lease another size, of bytes and inodes, that is asked for when nobody else changes it. Nothing
+    /// is done for a lease whose memory is not at hand.
+    ///
+    /// # Errors
+    /// ENOSPC when there is more in it.
+    pub fn resize_memory(&self, lease: LeaseId, size: impl FnOnce() -> Option<(u64, u64)>) -> Result<(), FsError> {
+        let Some((memory, tmpfs)) = self.memory.as_ref().and_then(|memory| Some((memory, memory.get(lease)?))) else {
+            return Ok(());
+        };
+        let mut charge = tmpfs.charge.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((bytes, inodes)) = size() else { return Ok(()) };
+        let size = TmpfsSize { bytes, inodes: inodes.saturating_add(OWN_INODES) };
+        scratch_sys::resize_tmpfs(tmpfs.root.as_fd(), size).map_err(|errno| {
+            let errno = if errno == Errno::INVAL { Errno::NOSPC } else { errno };
+            FsError::new("resize tmpfs of lease", self.lease_path(lease), errno)
+        })?;
+        *charge = memory.charge(size);
         Ok(())
     }
 

@@ -316,14 +316,16 @@ impl Broker {
 
     /// Drops a lease from memory, with all that watches it.
     fn forget(&self, id: LeaseId) {
-        let holders: Vec<_> = {
+        let (holders, above) = {
             let mut state = self.lock();
             let holders = state.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
+            let above = state.table.carved_from(id);
             state.table.at(clock::now()).forget(id);
             state.identities.remove(&id);
             state.places.remove(&id);
-            holders
+            (holders, above)
         };
+        self.widen_memory(above);
         self.let_go(id, &holders);
         self.activity();
     }

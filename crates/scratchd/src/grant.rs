@@ -143,7 +143,7 @@ impl Broker {
         let (caller, wanted) = (asking.caller, (request.want_handle, request.want_mount));
         let mut granted = self.grant(asking, request, descriptors)?;
         let id = lease_id(&granted.id)?;
-        match self.wanted_handle(wanted, &granted, id) {
+        match self.wanted_handle(wanted, id) {
             Ok(handle) => {
                 granted.fd = handle.is_some();
                 Ok((granted, handle))
@@ -240,7 +240,10 @@ impl Broker {
             Owner::Tenant { uid: identity.uid, gid: identity.gid }
         };
         let pool = self.pool_of(id).ok_or(Refusal::LeaseUnknown)?;
-        let made = pool.disk.make_lease(id, owner, &mut record);
+        let above = self.lock().table.carved_from(id);
+        let made = above
+            .map_or(Ok(()), |above| self.fit_memory(above))
+            .and_then(|()| pool.disk.make_lease(id, owner, &mut record));
         {
             let mut state = self.lock();
             if made.is_ok() {
@@ -253,6 +256,7 @@ impl Broker {
             }
         }
         if made.is_err() {
+            self.widen_memory(above);
             self.activity();
         }
         Ok(made?)

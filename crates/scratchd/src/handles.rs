@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use scratch_fs::FsError;
 use scratch_lease::{LeaseId, Refusal};
-use scratch_proto::v1;
 
 use crate::broker::Broker;
 use crate::config::Uncontained;
@@ -43,12 +42,10 @@ impl Broker {
     /// As [`Broker::contained`].
     pub(crate) fn wanted_handle(
         &self,
-        request: (bool, bool),
-        granted: &v1::GrantResponse,
+        (handle, mount): (bool, bool),
         id: LeaseId,
     ) -> Result<Option<OwnedFd>, RequestError> {
-        let (handle, mount) = request;
-        if mount && granted.path.is_empty() {
+        if mount {
             let pool = self.pool_of(id).ok_or(Refusal::LeaseUnknown)?;
             if !pool.disk.has_paths() {
                 return Ok(Some(pool.disk.lease_mount(id)?));

@@ -27,6 +27,7 @@ mod list;
 mod liveness;
 mod load;
 mod log;
+mod memory;
 mod occupants;
 mod options;
 mod parked;

@@ -175,11 +175,13 @@ impl Broker {
         }
     }
 
-    /// What the broker before has held in memory, of leases that are not taken over.
+    /// What the broker before has held in memory, of leases of which nothing else is left. One of which nothing is known has
+    /// its directory still.
     fn end_forgotten_memories(&self) {
         for pool in self.pools.iter() {
             for (lease, _) in pool.disk.memories() {
-                if self.lock().table.lease(lease).is_some() {
+                let is_known = self.lock().table.lease(lease).is_some();
+                if is_known || !matches!(pool.disk.directory(lease), Ok(None)) {
                     continue;
                 }
                 match pool.disk.end_memory(lease, self.uid) {

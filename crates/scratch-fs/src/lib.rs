@@ -20,6 +20,7 @@ mod ladder;
 mod lift;
 mod list;
 mod marker;
+mod memory;
 mod name;
 mod persist;
 mod pool;

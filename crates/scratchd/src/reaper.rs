@@ -529,9 +529,8 @@ impl Broker {
         let begun = Instant::now();
         let (entries, turns) = (std::mem::take(&mut rest.entries), rest.turns);
         let is_over = || self.reaper.is_over(tree, begun, turns);
-        let trash = self.pools.get(pool).disk.trash();
         let Removal { names_removed, left, unfinished } =
-            scratch_fs::remove_in_turns(trash, entries, rights, workers, &is_over);
+            self.pools.get(pool).disk.remove(tree, entries, rights, workers, &is_over);
         rest.names_removed += names_removed;
         rest.left.extend(left);
         if !unfinished.is_empty() {

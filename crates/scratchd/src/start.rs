@@ -10,7 +10,7 @@ use scratch_fs::{Boot, FsError, Pool, RootRefusal};
 
 use crate::broker::{Broker, Parts};
 use crate::channel::Channels;
-use crate::config::{Config, ConfigError, PoolConfig};
+use crate::config::{Backend, Config, ConfigError, PoolConfig};
 use crate::options::DaemonOptions;
 use crate::parked::{self, Resumed};
 use crate::pools::Pools;
@@ -139,8 +139,11 @@ fn start(options: &DaemonOptions, mut inherited: Inherited) -> Result<Started, S
     let settings = Settings::of(&config)?;
     confine(config.confine.system_calls, options.idle_exit.is_some())?;
     let homes = homes();
-    let open =
-        |pool: &PoolConfig| Ok((pool.clone(), Pool::open(&pool.root, pool.backend.into(), &homes, &runtime_path)?));
+    let open = |pool: &PoolConfig| {
+        let disk = Pool::open(&pool.root, pool.backend.into(), &homes, &runtime_path)?;
+        let disk = if pool.backend == Backend::Tmpfs { disk.in_memory(pool.memory)? } else { disk };
+        Ok((pool.clone(), disk))
+    };
     let pools = Pools::new(config.pool.iter().map(open).collect::<Result<Vec<_>, RootRefusal>>()?);
     let last = pools.iter().map(|pool| pool.disk.boot()).collect::<Result<Vec<_>, _>>()?;
     // One broker's: of all pools the highest, in case one was left out for a while.

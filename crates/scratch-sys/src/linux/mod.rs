@@ -1,5 +1,6 @@
 //! The calls of Linux.
 
+mod btrfs;
 mod chmod;
 mod contained;
 mod detach;
@@ -8,9 +9,14 @@ mod identity;
 mod inherited;
 mod packet;
 mod peer;
+mod quota;
 mod signals;
 mod spawn;
 
+pub use btrfs::{
+    create_subvolume, drop_subvolume_quota, enforces_subvolume_limits, is_btrfs, make_subvolume_writable,
+    set_subvolume_limit, subvolume, subvolume_usage,
+};
 pub use chmod::fchmodat2;
 pub use contained::contained_directory;
 pub use detach::{Detached, READY_NUMBER, spawn_detached};
@@ -19,5 +25,6 @@ pub use identity::{Assumed, assume, drop_groups};
 pub use inherited::take_inherited_descriptor;
 pub use packet::{Received, receive_packet, send_packet};
 pub use peer::{peer_groups, peer_pidfd, refuse_descriptors, unread_by_peer};
+pub use quota::{Project, enforces_project_limits, project, project_usage, set_project, set_project_limits};
 pub use signals::{Caught, Signals, forget_pending, raise_unblocked, restore_default};
 pub use spawn::{Spawn, Spawned, spawn};

@@ -26,6 +26,7 @@ mod mktemp;
 mod pools;
 mod programs;
 mod protocol;
+mod quota;
 mod readme;
 mod regressions;
 mod removal;

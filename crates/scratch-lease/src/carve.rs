@@ -25,7 +25,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    const ALL: [Self; 2] = [Self::Bytes, Self::Inodes];
+    pub(crate) const ALL: [Self; 2] = [Self::Bytes, Self::Inodes];
 
     /// The word for it in messages.
     #[must_use]
@@ -41,11 +41,11 @@ impl Resource {
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     /// Its own limit.
-    limit: Option<u64>,
+    pub(crate) limit: Option<u64>,
     /// How much of that is spent.
-    spent: u64,
+    pub(crate) spent: u64,
     /// Whose limit its own was carved out of, or it shares: the nearest one above when it was granted.
-    above: Option<LeaseId>,
+    pub(crate) above: Option<LeaseId>,
 }
 
 /// Both of them.
@@ -56,14 +56,14 @@ pub(crate) struct Accounts {
 }
 
 impl Accounts {
-    fn of(&self, resource: Resource) -> &Account {
+    pub(crate) fn of(&self, resource: Resource) -> &Account {
         match resource {
             Resource::Bytes => &self.bytes,
             Resource::Inodes => &self.inodes,
         }
     }
 
-    fn of_mut(&mut self, resource: Resource) -> &mut Account {
+    pub(crate) fn of_mut(&mut self, resource: Resource) -> &mut Account {
         match resource {
             Resource::Bytes => &mut self.bytes,
             Resource::Inodes => &mut self.inodes,
@@ -85,7 +85,7 @@ impl Account {
     }
 
     /// Out of whose limit the lease spends.
-    fn payer(&self, own: LeaseId) -> Option<LeaseId> {
+    pub(crate) fn payer(&self, own: LeaseId) -> Option<LeaseId> {
         if self.limit.is_some() { Some(own) } else { self.above }
     }
 }
@@ -131,6 +131,9 @@ impl Table {
         for resource in Resource::ALL {
             let account = lease.accounts.of(resource);
             self.spend(account.above, resource, account.cost(resource));
+            if let Account { limit: Some(limit), above: None, .. } = account {
+                self.promise(lease.pool, resource, *limit);
+            }
         }
     }
 
@@ -139,6 +142,9 @@ impl Table {
         for resource in Resource::ALL {
             let account = lease.accounts.of(resource);
             self.give_back(account.above, resource, account.cost(resource));
+            if let Account { limit: Some(limit), above: None, .. } = account {
+                self.take_back(lease.pool, resource, *limit);
+            }
         }
         if let Account { limit: None, above, .. } = lease.accounts.inodes {
             self.give_back(above, Resource::Inodes, lease.areas.len() as u64);

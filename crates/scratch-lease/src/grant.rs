@@ -42,7 +42,9 @@ impl Table {
             debug_assert!(false, "lease {} is granted twice", grant.id);
             return Err(Refusal::LeaseEnding);
         }
+        self.check_firm(&grant)?;
         self.check_share(&grant)?;
+        self.check_room(&grant)?;
         let accounts = self.accounts(grant.parent, grant.pool, grant.share);
         self.insert(Lease::new(grant, accounts, now, now));
         Ok(Granted::New)
@@ -83,6 +85,7 @@ impl Table {
         self.index.remove(lease);
         if let Some(lease) = self.leases.remove(&id) {
             self.uncarve(&lease);
+            self.put_on(&lease);
         }
         self.count(tenant, |usage| {
             let counted = usage.of(state);
@@ -91,7 +94,9 @@ impl Table {
         });
     }
 
-    pub(crate) fn insert(&mut self, lease: Lease) {
+    pub(crate) fn insert(&mut self, mut lease: Lease) {
+        lease.quota = self.quota_of(&lease);
+        self.take_off(&lease);
         self.index.add(&lease);
         self.carve(&lease);
         self.count(lease.tenant, |usage| *usage.of(lease.state) += 1);

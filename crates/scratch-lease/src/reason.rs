@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::{Last, LeaseId};
+use crate::{Excess, Last, LeaseId};
 
 /// Why a lease ends or has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub enum Reason {
     LimitKeep,
     /// The time in which it could be brought back is over.
     UndeleteOver,
+    /// It had more than it may, and the meter is to end such leases.
+    Meter(Excess),
 }
 
 impl Reason {
@@ -50,6 +52,7 @@ impl Reason {
             Self::KeepBudget => "KEEP_BUDGET",
             Self::LimitKeep => "LIMIT_KEEP",
             Self::UndeleteOver => "UNDELETE_OVER",
+            Self::Meter(_) => "METER",
         }
     }
 
@@ -62,13 +65,14 @@ impl Reason {
             | Self::KeepOver
             | Self::KeepBudget
             | Self::LimitKeep
-            | Self::UndeleteOver => false,
+            | Self::UndeleteOver
+            | Self::Meter(_) => false,
         }
     }
 
     /// Whether a lease that ends so can be brought back for a while, where that is configured: not what had its time.
     pub(crate) fn may_undelete(self) -> bool {
-        !matches!(self, Self::NewBoot | Self::KeepOver | Self::UndeleteOver)
+        !matches!(self, Self::NewBoot | Self::KeepOver | Self::UndeleteOver | Self::Meter(_))
     }
 }
 
@@ -91,6 +95,7 @@ impl fmt::Display for Reason {
             Self::KeepBudget => f.write_str("it ended and was not kept: more was in it than was to be kept"),
             Self::LimitKeep => f.write_str("it ended and was not kept: its tenant has as many kept leases as it may"),
             Self::UndeleteOver => f.write_str("the time in which it could be brought back is over"),
+            Self::Meter(excess) => write!(f, "the meter ends what has more than it may: {}", excess.text()),
         }
     }
 }
@@ -146,6 +151,11 @@ mod tests {
                 "it ended and was not kept: its tenant has as many kept leases as it may",
             ),
             (Reason::UndeleteOver, "UNDELETE_OVER", "the time in which it could be brought back is over"),
+            (
+                Reason::Meter(Excess::Evaded),
+                "METER",
+                "the meter ends what has more than it may: part of it was taken out of its quota",
+            ),
         ] {
             assert_eq!((reason.code(), reason.to_string().as_str()), (code, text));
         }

@@ -1,10 +1,14 @@
 //! The configuration file: TOML, unknown keys refused, every key but the pool with a default.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer, de};
+
+/// It would be busy with nothing else.
+const METER_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,6 +29,48 @@ pub struct Config {
     /// What may outlive its end.
     #[serde(default)]
     pub keep: KeepConfig,
+    /// How limits are looked after that nothing enforces.
+    #[serde(default)]
+    pub meter: MeterConfig,
+}
+
+/// The meter.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MeterConfig {
+    /// How long it rests between two rounds.
+    #[serde(deserialize_with = "duration")]
+    pub interval: Duration,
+    /// What follows when a lease has more than it may, or has stepped out of its quota.
+    pub consequence: Consequence,
+}
+
+impl Default for MeterConfig {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(30), consequence: Consequence::Report }
+    }
+}
+
+/// What follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Consequence {
+    /// An event.
+    Report,
+    /// The broker makes nothing more in it.
+    Refuse,
+    /// It ends.
+    End,
+}
+
+impl From<Consequence> for scratch_lease::Consequence {
+    fn from(consequence: Consequence) -> Self {
+        match consequence {
+            Consequence::Report => Self::Report,
+            Consequence::Refuse => Self::Refuse,
+            Consequence::End => Self::End,
+        }
+    }
 }
 
 /// One pool.
@@ -38,6 +84,20 @@ pub struct PoolConfig {
     /// How areas are stored.
     #[serde(default)]
     pub backend: Backend,
+    /// Bytes that it may promise to leases in all; absent: what its file system has, where that holds leases to limits.
+    #[serde(default, deserialize_with = "some_size")]
+    pub size: Option<u64>,
+    /// Inodes that it may promise, likewise.
+    #[serde(default)]
+    pub inodes: Option<u64>,
+    /// Numbers of projects that backend `dir` may use for quotas, as in "1000000000-1000999999"; empty: none.
+    #[serde(default = "project_ids", deserialize_with = "numbers")]
+    pub project_ids: RangeInclusive<u32>,
+}
+
+/// High enough that nobody has chosen one of them by hand.
+fn project_ids() -> RangeInclusive<u32> {
+    1_000_000_000..=1_000_999_999
 }
 
 /// How a pool stores its areas.
@@ -47,7 +107,7 @@ pub enum Backend {
     /// Plain directories.
     #[default]
     Dir,
-    /// A subvolume a lease; not in this version.
+    /// A subvolume a lease.
     Btrfs,
     /// A detached tmpfs a lease; not in this version.
     Tmpfs,
@@ -234,13 +294,21 @@ impl Config {
     /// One pool and defaults for all else.
     #[must_use]
     pub fn of_pool(root: PathBuf) -> Self {
-        let pool = PoolConfig { name: "default".to_owned(), root, backend: Backend::Dir };
+        let pool = PoolConfig {
+            name: "default".to_owned(),
+            root,
+            backend: Backend::Dir,
+            size: None,
+            inodes: None,
+            project_ids: project_ids(),
+        };
         Self {
             pool: vec![pool],
             restart: RestartConfig::default(),
             admin: AdminConfig::default(),
             limits: LimitsConfig::default(),
             keep: KeepConfig::default(),
+            meter: MeterConfig::default(),
         }
     }
 
@@ -265,10 +333,16 @@ impl Config {
             if !pool.root.is_absolute() {
                 return Some(format!("pool {:?}: root must be an absolute path", pool.name));
             }
-            if pool.backend != Backend::Dir {
+            if pool.backend == Backend::Tmpfs {
                 let backend = format!("{:?}", pool.backend).to_lowercase();
-                return Some(format!("pool {:?}: backend {backend:?} is not in this version; use \"dir\"", pool.name));
+                return Some(format!(
+                    "pool {:?}: backend {backend:?} is not in this version; use \"dir\" or \"btrfs\"",
+                    pool.name
+                ));
             }
+        }
+        if self.meter.interval < METER_INTERVAL_MIN {
+            return Some("meter.interval is shorter than 100ms; make it longer".to_owned());
         }
         if self.limits.ttl_min > self.limits.ttl_max {
             return Some("limits.ttl_min is longer than limits.ttl_max; swap them".to_owned());
@@ -311,6 +385,23 @@ fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         .map_err(|error| de::Error::custom(format!("{text:?} is no size like \"64MiB\": {error}")))
 }
 
+fn some_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    size(deserializer).map(Some)
+}
+
+fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RangeInclusive<u32>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        // From one that nothing may have to one below it.
+        return Ok(RangeInclusive::new(1, 0));
+    }
+    let range = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
+    // 0 is no project, and the last number stands for none as well.
+    range
+        .filter(|range| !range.is_empty() && *range.start() != 0 && *range.end() != u32::MAX)
+        .ok_or_else(|| de::Error::custom(format!("{text:?} are no numbers like \"1000000000-1000999999\"")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,6 +434,12 @@ mod tests {
             (format!("{pool}[limits]\nlabel_bytes = \"many\"\n"), "no size"),
             (format!("{pool}[limits]\nlabel_bytes = \"-1KiB\"\n"), "no size"),
             (format!("{pool}backend = \"zfs\"\n"), "zfs"),
+            (format!("{pool}size = \"big\"\n"), "no size"),
+            (format!("{pool}[meter]\ninterval = \"0s\"\n"), "meter.interval"),
+            (format!("{pool}[meter]\nconsequence = \"kill\"\n"), "kill"),
+            (format!("{pool}project_ids = \"7\"\n"), "no numbers"),
+            (format!("{pool}project_ids = \"7-6\"\n"), "no numbers"),
+            (format!("{pool}project_ids = \"0-6\"\n"), "no numbers"),
             (format!("{pool}backend = \"tmpfs\"\n"), "not in this version"),
             (format!("{pool}{pool}"), "name or root of another"),
             (format!("{pool}[[pool]]\nname = \"q\"\nroot = \"/p/q\"\n"), "inside another"),

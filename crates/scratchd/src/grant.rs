@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use scratch_fs::{FsError, Owner, Place, Record};
-use scratch_lease::{Caller, Grant, Granted, HolderId, LeaseId, NewHolder, Refusal, Share};
+use scratch_lease::{Caller, Grant, Granted, HolderId, LeaseId, NewHolder, Refusal};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
@@ -103,14 +103,17 @@ impl Broker {
         let id = new_id()?;
         let parent =
             if request.parent.is_empty() { asking.caller.confined_to } else { Some(lease_id(&request.parent)?) };
+        let pool = self.pool_for(&request.pool, parent, asking.caller)?;
+        let share = translate::share(request.limits);
         let grant = Grant {
             id,
             tenant: asking.caller.tenant,
-            pool: self.pool_for(&request.pool, parent, asking.caller)?.id,
+            pool: pool.id,
             nonce: <[u8; 16]>::try_from(request.nonce.as_slice()).ok(),
             parent,
             holders: holders.iter().map(|(holder, _, _)| *holder).collect(),
-            share: translate::share(request.limits),
+            share,
+            terms: self.terms(pool, share, request.soft)?,
             lifetime_max: request.lifetime_max.map(duration).transpose()?.filter(|time| !time.is_zero()),
             labels: request.labels.into_iter().collect(),
             search_environment: request.search_environment,
@@ -183,9 +186,6 @@ impl Broker {
         if !matches!(request.nonce.len(), 0 | 16) {
             return Err(RequestError::Request("a nonce has 16 bytes, or none"));
         }
-        if translate::share(request.limits) != Share::default() && !request.soft {
-            return Err(RequestError::LimitsNotFirm);
-        }
         Ok(())
     }
 
@@ -222,11 +222,15 @@ impl Broker {
             Owner::Tenant { uid: identity.uid, gid: identity.gid }
         };
         let pool = self.pool_of(id).ok_or(Refusal::LeaseUnknown)?;
-        let made = pool.disk.make_lease(id, owner, &mut record);
+        let quota = self.new_quota(pool, id);
+        let made = quota.and_then(|quota| Ok(pool.disk.make_lease(id, owner, quota, &mut record)?));
+        // With nothing of its own on disk: where making it failed, that was taken back.
+        let loosened = self.loosened(id);
         {
             let mut state = self.lock();
             if made.is_ok() {
                 state.places.insert(id, Place::This { device: record.device, inode: record.inode });
+                state.quotas.insert(id, record.quota());
             } else {
                 let holders = state.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
                 state.table.forget(id);
@@ -235,9 +239,12 @@ impl Broker {
             }
         }
         if made.is_err() {
+            if let Some(loosened) = loosened {
+                self.loosen(pool, &loosened);
+            }
             self.activity();
         }
-        Ok(made?)
+        made
     }
 
     pub(crate) fn record(&self, id: LeaseId) -> Option<Record> {

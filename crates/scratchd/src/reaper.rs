@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use scratch_fs::{DebtBook, Rights, TrashName};
+use scratch_fs::{DebtBook, Rights, Trash, TrashName};
 use scratch_lease::{BootTime, LeaseId, PoolId};
 
 use crate::broker::{Broker, Dead};
@@ -44,6 +44,8 @@ struct Queue {
     debts: Debts,
     book: Book,
     when_freed: HashMap<Subject, Vec<WhenFreed>>,
+    /// Trees that are removed where they are, in a subvolume.
+    in_place: HashMap<Subject, Arc<Trash>>,
     /// A thread looks again by itself in a moment.
     lingering: bool,
 }
@@ -106,6 +108,11 @@ impl Reaper {
         if wake {
             self.changed.notify_one();
         }
+    }
+
+    /// A tree that is about to be pushed is to be removed where it is.
+    pub(crate) fn in_place(&self, pool: PoolId, tree: TrashName, place: Trash) {
+        self.lock().in_place.insert(Subject::Trash(pool, tree), Arc::new(place));
     }
 
     /// Waits for the trees of a lease that are on their way; what has become debt by now is told as such.
@@ -397,10 +404,18 @@ impl Broker {
             (0, true) => Rights::TakeOverForeign,
             _ => Rights::Own,
         };
-        let removal = scratch_fs::remove(self.pools.get(pool).disk.trash(), tree, rights, workers);
+        let disk = &self.pools.get(pool).disk;
+        let in_place = self.reaper.lock().in_place.remove(&Subject::Trash(pool, tree));
+        let quota = disk.quota_of_tree(tree);
+        let removal = scratch_fs::remove(in_place.as_deref().unwrap_or_else(|| disk.trash()), tree, rights, workers);
         tracing::debug!(tree = %tree, names = removal.names_removed, left = removal.left.len(), "reaped");
         if removal.left.is_empty() {
+            disk.drop_quota(quota);
             self.note_reaped(tree, removal.names_removed);
+        }
+        if let Some(in_place) = in_place {
+            let subjects = removal.left.iter().map(|left| (Subject::Trash(pool, left.entry), Arc::clone(&in_place)));
+            self.reaper.lock().in_place.extend(subjects);
         }
         removal.left.iter().map(|left| Debt::of_leftover(pool, left)).collect()
     }

@@ -54,10 +54,6 @@ pub(crate) enum RequestError {
     PoolLost(PathBuf),
     #[error("{0} is not in this version")]
     Unimplemented(&'static str),
-    #[error(
-        "this pool can't enforce limits of bytes or inodes; set soft to have them shared out and counted all the same"
-    )]
-    LimitsNotFirm,
     #[error("a delegated channel takes no {0}; it is for who delegated it")]
     Delegated(&'static str),
     #[error("{0} is for {1}")]
@@ -133,7 +129,6 @@ impl RequestError {
             Self::PoolUnknown(_) => (Code::NotFound, "POOL_UNKNOWN"),
             Self::PoolLost(_) => (Code::Unavailable, "POOL_LOST"),
             Self::Unimplemented(_) => (Code::Unimplemented, "UNIMPLEMENTED"),
-            Self::LimitsNotFirm => (Code::FailedPrecondition, "LIMITS_NOT_FIRM"),
             Self::Delegated(_) => (Code::PermissionDenied, "DELEGATED"),
             Self::NotPermitted(..) => (Code::PermissionDenied, "NOT_PERMITTED"),
             Self::LimitUnread { .. } => (Code::ResourceExhausted, "LIMIT_UNREAD"),
@@ -170,7 +165,9 @@ impl RequestError {
             }
             Self::Refused(refusal) => {
                 let left = match refusal {
-                    Refusal::LimitShare { left, .. } => Some(("left", left.to_string())),
+                    Refusal::LimitShare { left, .. } | Refusal::PoolPromised { left, .. } => {
+                        Some(("left", left.to_string()))
+                    }
                     _ => None,
                 };
                 refusal_limit(refusal).map(|limit| ("limit", limit)).into_iter().chain(left).collect()
@@ -223,6 +220,11 @@ fn refusal_code_and_reason(refusal: &Refusal) -> (tonic::Code, &'static str) {
         Refusal::LimitAreas { .. } => (Code::ResourceExhausted, "LIMIT_AREAS"),
         Refusal::LimitShare { resource: Resource::Bytes, .. } => (Code::ResourceExhausted, "LIMIT_BYTES"),
         Refusal::LimitShare { resource: Resource::Inodes, .. } => (Code::ResourceExhausted, "LIMIT_INODES"),
+        Refusal::LimitSpent { resource: Resource::Bytes, .. } => (Code::ResourceExhausted, "LIMIT_BYTES"),
+        Refusal::LimitSpent { resource: Resource::Inodes, .. } => (Code::ResourceExhausted, "LIMIT_INODES"),
+        Refusal::LimitsNotFirm => (Code::FailedPrecondition, "LIMITS_NOT_FIRM"),
+        Refusal::PoolPromised { .. } => (Code::ResourceExhausted, "POOL_PROMISED"),
+        Refusal::NoLimit(_) => (Code::FailedPrecondition, "NO_LIMIT"),
         Refusal::LimitHolders { .. } => (Code::ResourceExhausted, "LIMIT_HOLDERS"),
         Refusal::LimitLabels { .. } | Refusal::LabelTooLong { .. } => (Code::InvalidArgument, "LIMIT_LABELS"),
         Refusal::TtlTooLong { .. } | Refusal::TtlTooShort { .. } => (Code::InvalidArgument, "TTL_INVALID"),
@@ -242,7 +244,9 @@ fn refusal_limit(refusal: &Refusal) -> Option<String> {
         | Refusal::LabelTooLong { limit }
         | Refusal::LimitKept { limit }
         | Refusal::Depth { limit } => Some(limit.to_string()),
-        Refusal::LimitShare { limit, .. } | Refusal::KeepTooMuch { limit } => Some(limit.to_string()),
+        Refusal::LimitShare { limit, .. } | Refusal::PoolPromised { limit, .. } | Refusal::KeepTooMuch { limit } => {
+            Some(limit.to_string())
+        }
         Refusal::TtlTooLong { limit }
         | Refusal::TtlTooShort { limit }
         | Refusal::GraceTooLong { limit }
@@ -255,6 +259,9 @@ fn refusal_limit(refusal: &Refusal) -> Option<String> {
         | Refusal::HolderKind(_)
         | Refusal::NoTtl
         | Refusal::NonceBusy
+        | Refusal::LimitsNotFirm
+        | Refusal::LimitSpent { .. }
+        | Refusal::NoLimit(_)
         | Refusal::NoHolder => None,
     }
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::broker;
 use crate::failure::Failure;
+use crate::limits::LimitArgs;
 use crate::shell::Shell;
 use crate::{Output, OutputArgs, argument, json, line};
 
@@ -54,6 +55,8 @@ pub(super) struct GrantArgs {
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = argument::label)]
     labels: Vec<(String, String)>,
     #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
     output: OutputArgs,
 }
 
@@ -74,6 +77,8 @@ pub(super) fn grant(args: GrantArgs) -> Result<(), Failure> {
         parent: args.parent,
         lifetime_max: args.lifetime,
         grace: args.grace,
+        limits: args.limits.limits(),
+        soft: args.limits.soft,
         ..GrantOptions::default()
     };
     let lease = Client::connect_or_start(&broker::options())?.grant(&options)?;

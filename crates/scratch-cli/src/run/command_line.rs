@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::failure::Failure;
 use crate::argument;
+use crate::limits::LimitArgs;
 
 /// Run CMD under a lease of its own: its temporary files are gone when it and all that it left running have ended
 #[derive(Debug, clap::Args)]
@@ -29,6 +30,8 @@ pub(crate) struct RunArgs {
     )]
     pub(super) keep_on_failure: Option<Duration>,
     #[command(flatten)]
+    pub(super) limits: LimitArgs,
+    #[command(flatten)]
     later: LaterOptions,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
@@ -39,15 +42,6 @@ pub(crate) struct RunArgs {
 #[derive(Debug, clap::Args)]
 struct LaterOptions {
     /// Not in this version
-    #[arg(long, value_name = "BYTES")]
-    size: Option<OsString>,
-    /// Not in this version
-    #[arg(long, value_name = "NUMBER")]
-    inodes: Option<OsString>,
-    /// Not in this version
-    #[arg(long)]
-    soft: bool,
-    /// Not in this version
     #[arg(long)]
     private_tmp: bool,
 }
@@ -55,13 +49,8 @@ struct LaterOptions {
 impl RunArgs {
     /// Better no command than one without the limits that were asked for.
     pub(super) fn refuse_later_options(&self) -> Result<(), Failure> {
-        let LaterOptions { size, inodes, soft, private_tmp } = &self.later;
-        let given = [
-            ("--size", size.is_some()),
-            ("--inodes", inodes.is_some()),
-            ("--soft", *soft),
-            ("--private-tmp", *private_tmp),
-        ];
+        let LaterOptions { private_tmp } = &self.later;
+        let given = [("--private-tmp", *private_tmp)];
         match given.into_iter().find(|(_, is_given)| *is_given) {
             Some((option, _)) => Err(Failure::NotYet { option }),
             None => Ok(()),
@@ -112,8 +101,19 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_checked() {
+        let args = parse(&["--size", "64MiB", "--inodes=1000", "--soft", "true"]).unwrap();
+        let limits = args.limits.limits();
+        assert_eq!((limits.bytes, limits.inodes, args.limits.soft), (64 << 20, 1000, true));
+        assert_eq!(parse(&["true"]).unwrap().limits.limits(), scratch_client::Limits::default());
+        for wrong in ["--size=0", "--size=much", "--inodes=0", "--inodes=1k"] {
+            assert!(parse(&[wrong, "true"]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn options_of_later_versions_are_refused() {
-        let later = [&["--size", "1G"][..], &["--inodes=5"], &["--soft"], &["--private-tmp"]];
+        let later = [&["--private-tmp"][..]];
         for options in later {
             let args = parse(&[options, &["--", "true"]].concat()).unwrap();
             assert!(args.refuse_later_options().is_err(), "{options:?}");

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 /// Which test shows the reasons that the table has not.
 const ELSEWHERE: &str = "elsewhere.json";
 /// Of a pool whose leases are in memory.
-const MEMORY: &str = "backend = \"tmpfs\"\nmemory = \"16MiB\"\nlease_bytes = \"1MiB\"\nlease_inodes = 64\n";
+const MEMORY: &str = "backend = \"tmpfs\"\nsize = \"16MiB\"\nlease_bytes = \"1MiB\"\nlease_inodes = 64\n";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A file of the table, and the broker that it wants: nothing, if any will do.

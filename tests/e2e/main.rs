@@ -32,6 +32,7 @@ mod mktemp;
 mod pools;
 mod programs;
 mod protocol;
+mod quota;
 mod readme;
 mod regressions;
 mod removal;

@@ -101,10 +101,9 @@ fn its_own_failure() {
         let broker = Broker::start(Options::default());
         let marker = broker.place().join("ran");
         let touch = ["--", "touch", marker.to_str().expect("a place's path is plain")];
-        let refused: [&[&str]; 11] = [
+        let refused: [&[&str]; 10] = [
             &["--size", "1G"],
             &["--inodes", "5"],
-            &["--soft"],
             &["--keep-on-failure=soon"],
             &["--unknown"],
             &["--ttl", "soon"],

@@ -18,7 +18,7 @@ use scratch_tests::{
 use crate::regressions::nothing_is_left;
 
 const TENANT: u32 = 1234;
-const POOL: &str = "[[pool]]\nname = \"default\"\nroot = \"@PLACE@/pool\"\nbackend = \"tmpfs\"\nmemory = \"4MiB\"\n\
+const POOL: &str = "[[pool]]\nname = \"default\"\nroot = \"@PLACE@/pool\"\nbackend = \"tmpfs\"\nsize = \"4MiB\"\n\
                     lease_bytes = \"1MiB\"\nlease_inodes = 10\n";
 
 /// Fills its directory, and says how much went in, bytes first.

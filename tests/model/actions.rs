@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use scratch_lease::{Caller, Grant, Holder, LeaseId, NewHolder, Parting, PoolId, Share};
+use scratch_lease::{Caller, Grant, Holder, LeaseId, NewHolder, Parting, PoolId, Share, Terms};
 
 use crate::broker::{LATE, STREAM_COMES_WITHIN};
 use crate::disk::{Content, Owner, RECORDS, ROOT, TRASH};
@@ -214,6 +214,7 @@ impl Run {
             parent,
             holders: holders.0,
             share: Share::default(),
+            terms: Terms::default(),
             lifetime_max,
             labels: BTreeMap::new(),
             search_environment,

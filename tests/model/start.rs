@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use scratch_lease::{
     BootTime, Found, FoundRecord, Grant, Known, LeaseId, Limits, NewHolder, Parting, PoolId, RecordedHolder, Recovery,
-    Share, Table,
+    Share, Table, Terms,
 };
 
 use crate::broker::{Broker, Step, Subject};
@@ -174,6 +174,7 @@ impl Broker {
             parent: recovery.parent(record.parent),
             holders: Vec::new(),
             share: Share::default(),
+            terms: Terms::default(),
             lifetime_max: record.lifetime_max,
             labels: BTreeMap::new(),
             search_environment: record.search_environment,

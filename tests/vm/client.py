@@ -96,4 +96,5 @@ def main(path, connections, stop):
     print(f"{len(channels)} connections, {rounds} rounds, {Channel.restarts} restarts, no error", flush=True)
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

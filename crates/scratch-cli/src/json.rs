@@ -42,7 +42,20 @@ fn limits(lease: &v1::Lease) -> Value {
         "inodes": some(own.inodes),
         "bytes_left": left.bytes,
         "inodes_left": left.inodes,
+        "bytes_used": lease.used.and_then(|used| used.bytes),
+        "inodes_used": lease.used.and_then(|used| used.inodes),
+        "firmness": firmness(lease.firmness()),
     })
+}
+
+/// How firm limits are.
+pub(crate) fn firmness(firmness: v1::Firmness) -> &'static str {
+    match firmness {
+        v1::Firmness::Unspecified => "unknown",
+        v1::Firmness::Soft => "soft",
+        v1::Firmness::Cooperative => "cooperative",
+        v1::Firmness::Hard => "hard",
+    }
 }
 
 /// A lease with what is in it, why it is there, or went, and what happened to it.

@@ -12,6 +12,7 @@ mod exit;
 mod failure;
 mod json;
 mod lease;
+mod limits;
 mod line;
 mod ls;
 mod mktemp;

@@ -42,7 +42,6 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
 }
 
 fn run_under_lease(args: &RunArgs) -> Result<u8, Failure> {
-    args.refuse_later_options()?;
     let client = Client::connect_or_start(&broker::options())?;
     let lease = grant::grant(&client, args)?;
     let kept = keep_end(&lease)?;

@@ -64,7 +64,10 @@ fn pool(pool: &v1::PoolStatus) -> Value {
     let mut value = json!({
         "name": pool.name,
         "backend": pool.backend,
-        "firmness": firmness(pool.firmness()),
+        "firmness": json::firmness(pool.firmness()),
+        "inodes_firmness": json::firmness(pool.inodes_firmness()),
+        "bytes_promised": pool.bytes_promised,
+        "inodes_promised": pool.inodes_promised,
         "bytes_total": pool.bytes_total,
         "bytes_free": pool.bytes_free,
         "inodes_total": pool.inodes_total,
@@ -74,15 +77,6 @@ fn pool(pool: &v1::PoolStatus) -> Value {
     });
     json::insert_bytes(&mut value, "root", &pool.root);
     value
-}
-
-fn firmness(firmness: v1::Firmness) -> &'static str {
-    match firmness {
-        v1::Firmness::Unspecified => "unknown",
-        v1::Firmness::Soft => "soft",
-        v1::Firmness::Cooperative => "cooperative",
-        v1::Firmness::Hard => "hard",
-    }
 }
 
 fn text(status: &v1::StatusResponse) {
@@ -97,7 +91,7 @@ fn text(status: &v1::StatusResponse) {
             pool.name,
             String::from_utf8_lossy(&pool.root),
             pool.backend,
-            firmness(pool.firmness()),
+            json::firmness(pool.firmness()),
             pool.bytes_free >> 20,
             pool.inodes_free
         );

@@ -23,9 +23,9 @@ pub(crate) const VARIABLE: &str = "SCRATCHD_CHANNEL";
 /// Limits of bytes and inodes; 0 is none. Those of a lease below another are carved out of the other's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes that are written. Shared out between leases; who writes is not held to them in this version.
+    /// Bytes that are written. Where the pool can't hold who writes to them, they are shared out between leases.
     pub bytes: u64,
-    /// Areas that the broker makes, and leases below.
+    /// Files and directories; where the pool does not count them, areas that the broker makes, and leases below.
     pub inodes: u64,
 }
 

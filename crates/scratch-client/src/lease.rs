@@ -32,9 +32,9 @@ pub struct GrantOptions {
     pub holders: Vec<Holder>,
     /// For people and for `scratch ls`.
     pub labels: BTreeMap<String, String>,
-    /// Bytes and inodes. Without `soft` refused where the pool can't enforce them: in this version all but those in memory.
+    /// Bytes and inodes. Without `soft` refused where the pool can't enforce them.
     pub limits: Limits,
-    /// Limits may be soft: shared out and counted only.
+    /// Limits may be soft: shared out and metered only.
     pub soft: bool,
     /// The new lease ends with this one at the latest.
     pub parent: Option<String>,

@@ -49,6 +49,8 @@ impl Claim {
         }
         match self.make_ours(directory) {
             Err(Errno::PERM) => clear_flags(directory).and_then(|()| self.make_ours(directory)),
+            // A subvolume that its owner has made read-only.
+            Err(Errno::ROFS) if scratch_sys::make_subvolume_writable(directory).is_ok() => self.make_ours(directory),
             result => result,
         }
         .map_err(Unclaimed::Refused)

@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, Gid, Mode, Uid};
 use rustix::io::Errno;
-use scratch_lease::LeaseId;
+use scratch_lease::{LeaseId, Share};
 use scratch_sys::TmpfsSize;
 
 use crate::create::open_directory;
 use crate::remove::remove_in_turns;
 use crate::trash::{Trash, TrashName};
-use crate::{FsError, Owner, Pool, Record, Removal, Rights};
+use crate::{FsError, Owner, Pool, QuotaUsage, Record, Removal, Rights};
 
 const LEASE: &CStr = c"lease";
 /// The root, the lease's directory and its trash: the lease's inodes come on top of them.
@@ -162,24 +162,34 @@ impl Pool {
         Ok(())
     }
 
-    /// Gives the memory of a lease another size, of bytes and inodes, that is asked for when nobody else changes it. Nothing
-    /// is done for a lease whose memory is not at hand.
-    ///
-    /// # Errors
-    /// ENOSPC when there is more in it.
-    pub fn resize_memory(&self, lease: LeaseId, size: impl FnOnce() -> Option<(u64, u64)>) -> Result<(), FsError> {
+    /// Gives the memory of a lease another size. Nothing is done for one whose memory is not at hand. ENOSPC: there is more
+    /// in it.
+    pub(crate) fn resize_memory(&self, lease: LeaseId, limits: Share) -> Result<(), Errno> {
         let Some((memory, tmpfs)) = self.memory.as_ref().and_then(|memory| Some((memory, memory.get(lease)?))) else {
             return Ok(());
         };
+        let (Some(bytes), Some(inodes)) = (limits.bytes, limits.inodes) else { return Ok(()) };
         let mut charge = tmpfs.charge.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((bytes, inodes)) = size() else { return Ok(()) };
         let size = TmpfsSize { bytes, inodes: inodes.saturating_add(OWN_INODES) };
-        scratch_sys::resize_tmpfs(tmpfs.root.as_fd(), size).map_err(|errno| {
-            let errno = if errno == Errno::INVAL { Errno::NOSPC } else { errno };
-            FsError::new("resize tmpfs of lease", self.lease_path(lease), errno)
-        })?;
+        let resized = scratch_sys::resize_tmpfs(tmpfs.root.as_fd(), size);
+        resized.map_err(|errno| if errno == Errno::INVAL { Errno::NOSPC } else { errno })?;
         *charge = memory.charge(size);
         Ok(())
+    }
+
+    /// What is in a lease's memory.
+    pub(crate) fn memory_usage(&self, lease: LeaseId) -> Result<QuotaUsage, Errno> {
+        let tmpfs = self.memory.as_ref().and_then(|memory| memory.get(lease)).ok_or(Errno::NODEV)?;
+        let figures = rustix::fs::fstatvfs(&tmpfs.root)?;
+        let blocks = figures.f_blocks.saturating_sub(figures.f_bfree);
+        let inodes = figures.f_files.saturating_sub(figures.f_ffree).saturating_sub(OWN_INODES);
+        Ok(QuotaUsage { bytes: blocks.saturating_mul(figures.f_frsize), inodes: Some(inodes) })
+    }
+
+    /// Bytes that leases in memory may still take. `None`: of a pool that is on disk.
+    pub fn memory_left(&self) -> Option<u64> {
+        let memory = self.memory.as_ref()?;
+        Some(memory.size.saturating_sub(memory.taken.load(Ordering::Relaxed)))
     }
 
     /// Lets go of what was made for a lease that did not come to be.

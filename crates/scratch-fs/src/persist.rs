@@ -6,6 +6,7 @@ mod clear;
 mod content;
 mod draft;
 mod entry;
+mod project;
 mod rename;
 mod tree;
 
@@ -21,6 +22,7 @@ use crate::FsError;
 use crate::ladder::{Identity, identity};
 use crate::persist::clear::clear;
 use crate::persist::draft::Draft;
+use crate::persist::project::Leaving;
 use crate::persist::rename::rename;
 
 /// What becomes of what stands under the new name.
@@ -73,7 +75,11 @@ pub fn persist(
     new_name: &CStr,
     replace: Replace,
 ) -> Result<Persisted, FsError> {
-    match rename(from, name, to, new_name, replace) {
+    let moved = match project::leave(from, name, to) {
+        Leaving::Free(undo) => rename(from, name, to, new_name, replace).inspect_err(|_| undo.undo()),
+        Leaving::Bound => Err(Errno::XDEV),
+    };
+    match moved {
         Ok(()) => Ok(Persisted { copied: false, source: None, leftover: None }),
         Err(Errno::XDEV) => persist_by_copy(from, name, to, new_name, replace),
         Err(errno @ (Errno::EXIST | Errno::NOTEMPTY | Errno::ISDIR | Errno::NOTDIR)) => {

@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -20,6 +21,7 @@ use crate::files::{WRITE_NEW, names, read_small, replace, write_all};
 use crate::gone::Gone;
 use crate::marker::{FORMAT, Marker, MarkerError};
 use crate::memory::Memory;
+use crate::quota::{NewQuota, Quotas};
 use crate::record::{Record, Torn};
 use crate::root::{RootRefusal, open_root};
 use crate::trash::{Trash, TrashName};
@@ -35,6 +37,9 @@ pub struct Pool {
     pub(crate) new: OwnedFd,
     pub(crate) trash: Trash,
     pub(crate) gone: Gone,
+    pub(crate) quotas: Quotas,
+    /// Subvolumes that are gone and may still have a quota.
+    pub(crate) stale: Mutex<Vec<u64>>,
     uuid: String,
     backend: Backend,
     /// Of a pool whose leases are in memory.
@@ -77,6 +82,9 @@ impl Pool {
     /// [`RootRefusal`]; a root that is refused was not changed.
     pub fn open(path: &Path, backend: Backend, homes: &[PathBuf], runtime: &Path) -> Result<Self, RootRefusal> {
         let (root, path) = open_root(path, homes)?;
+        if backend == Backend::Btrfs && !scratch_sys::is_btrfs(root.as_fd()).map_err(FsError::on("look at", &path))? {
+            return Err(RootRefusal::NotBtrfs(path));
+        }
         let marker = read_marker(&root, &path)?;
         match &marker {
             Some(marker) if marker.matches(root.as_fd()).map_err(FsError::on("look at", &path))? => {}
@@ -92,11 +100,29 @@ impl Pool {
         let new = sub_directory(&scratch, c"new", &inside)?;
         let trash = Trash::open(scratch.as_fd(), &inside.join("trash"))?;
         let gone = Gone::new(sub_directory(&scratch, c"gone", &inside)?, inside.join("gone"));
+        let quotas = match backend {
+            Backend::Btrfs => Quotas::of_subvolumes(root.as_fd()),
+            Backend::Dir | Backend::Tmpfs => Quotas::None,
+        };
         let marker = match marker {
             Some(marker) => marker,
             None => write_marker(&root, &scratch, &path)?,
         };
-        Ok(Self { root, path, scratch, records, new, trash, gone, uuid: marker.uuid, backend, memory: None, lock })
+        Ok(Self {
+            root,
+            path,
+            scratch,
+            records,
+            new,
+            trash,
+            gone,
+            quotas,
+            stale: Mutex::default(),
+            uuid: marker.uuid,
+            backend,
+            memory: None,
+            lock,
+        })
     }
 
     /// The root's canonical path.
@@ -114,9 +140,21 @@ impl Pool {
         self.backend
     }
 
-    /// What limits of bytes and inodes are worth here.
+    /// What limits of bytes are worth here.
     pub fn firmness(&self) -> Firmness {
-        if self.has_paths() { Firmness::Soft } else { Firmness::Hard }
+        if !self.has_paths() {
+            return Firmness::Hard;
+        }
+        // Owners can take directories out of projects, and make subvolumes.
+        if self.enforced().bytes { Firmness::Cooperative } else { Firmness::Soft }
+    }
+
+    /// What limits of inodes are worth here.
+    pub fn inodes_firmness(&self) -> Firmness {
+        if !self.has_paths() {
+            return Firmness::Hard;
+        }
+        if self.enforced().inodes { Firmness::Cooperative } else { Firmness::Soft }
     }
 
     /// The root itself.
@@ -155,30 +193,46 @@ impl Pool {
     }
 
     /// Makes a lease's directory: in new/ with owner and mode, then its record, then its name. A crash in between leaves
-    /// rubbish inside `.scratch` only, or a record without directory.
+    /// rubbish inside `.scratch` only, or a record without directory. Its limits hold before it has its name.
     ///
     /// # Errors
     /// The first step's that failed; what was made before is taken back.
-    pub fn make_lease(&self, lease: LeaseId, owner: Owner, record: &mut Record) -> Result<(), FsError> {
+    pub fn make_lease(
+        &self,
+        lease: LeaseId,
+        owner: Owner,
+        quota: NewQuota,
+        record: &mut Record,
+    ) -> Result<(), FsError> {
         let name = name_of(lease);
         let shown = self.lease_path(lease);
         self.make_memory(lease, owner, record)?;
         // What stands at the path of a lease in memory takes nothing from its tenant.
         let owner = if self.has_paths() { owner } else { Owner::Broker };
-        rustix::fs::mkdirat(&self.new, &name, Mode::RWXU).map_err(|errno| {
+        self.make_directory(&name).map_err(|errno| {
             self.unmake_memory(lease);
             FsError::new("make lease directory", &shown, errno)
         })?;
-        self.finish_lease(&name, owner, record).map_err(|(operation, errno)| {
+        self.finish_lease(&name, owner, quota, record).map_err(|(operation, errno)| {
             self.unmake_memory(lease);
             // Best effort: what stays is below .scratch/new, which the next start empties.
             let _ = rustix::fs::unlinkat(&self.records, &name, AtFlags::empty());
             let _ = rustix::fs::unlinkat(&self.new, &name, AtFlags::REMOVEDIR);
+            if let NewQuota::Own(_) = quota {
+                self.give_back_quota(record.quota());
+            }
             FsError::new(operation, &shown, errno)
         })
     }
 
-    fn finish_lease(&self, name: &CStr, owner: Owner, record: &mut Record) -> Result<(), (&'static str, Errno)> {
+    fn finish_lease(
+        &self,
+        name: &CStr,
+        owner: Owner,
+        quota: NewQuota,
+        record: &mut Record,
+    ) -> Result<(), (&'static str, Errno)> {
+        self.count_directory(name, quota, record).map_err(|errno| ("limit lease directory", errno))?;
         if let Owner::Tenant { uid, gid } = owner {
             let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
             rustix::fs::chownat(&self.new, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)

@@ -2,6 +2,8 @@
 
 use prost::Message;
 
+use crate::QuotaId;
+
 /// Most bytes of a record; a larger file is not one.
 pub(crate) const RECORD_BYTES_MAX: usize = 1024 * 1024;
 
@@ -68,6 +70,12 @@ pub struct Record {
     /// The id of the next holder; 0 in records of 0.1.0.
     #[prost(uint32, tag = "21")]
     pub holder_next: u32,
+    /// The project that its directory is in; 0: none. Several leases may share one.
+    #[prost(uint32, tag = "22")]
+    pub project: u32,
+    /// The btrfs subvolume that its directory is; 0: none.
+    #[prost(uint64, tag = "23")]
+    pub subvolume: u64,
     /// Who has asked for it, where that was not the tenant.
     #[prost(uint32, optional, tag = "28")]
     pub granted_by: Option<u32>,
@@ -156,6 +164,26 @@ pub struct RecordCgroup {
 pub struct Torn;
 
 impl Record {
+    /// What its directory is counted in.
+    #[must_use]
+    pub fn quota(&self) -> QuotaId {
+        match (self.project, self.subvolume) {
+            (0, 0) => QuotaId::None,
+            (0, subvolume) => QuotaId::Subvolume(subvolume),
+            (project, _) => QuotaId::Project(project),
+        }
+    }
+
+    /// Notes what its directory is counted in.
+    pub fn set_quota(&mut self, quota: QuotaId) {
+        (self.project, self.subvolume) = match quota {
+            // What is in memory is told by its pool.
+            QuotaId::None | QuotaId::Memory(_) => (0, 0),
+            QuotaId::Project(project) => (project, 0),
+            QuotaId::Subvolume(subvolume) => (0, subvolume),
+        };
+    }
+
     /// The bytes of the file.
     #[must_use]
     pub fn to_file(&self) -> Vec<u8> {

@@ -69,6 +69,9 @@ pub enum RootRefusal {
         /// The directory above it.
         above: PathBuf,
     },
+    /// A pool of subvolumes, and no btrfs.
+    #[error("{0}: is not on btrfs; choose backend \"dir\", or a place on btrfs")]
+    NotBtrfs(PathBuf),
     /// Holds something, and no marker.
     #[error("{0}: is not empty and is no pool; name an empty directory (lost+found may be there)")]
     NotEmpty(PathBuf),

@@ -15,6 +15,7 @@ use scratch_lease::LeaseId;
 
 use crate::FsError;
 use crate::create::open_directory;
+use crate::descend::{LIST, descend};
 use crate::repair::make_removable;
 
 /// `<number>.<uid>.<lease id>`: an ended tree in the pool's trash.
@@ -51,6 +52,9 @@ impl fmt::Display for TrashName {
         write!(f, "{}.{}.{}", self.number, self.tenant, self.lease)
     }
 }
+
+/// Numbers that a tree has for its parts that is removed where it is.
+const IN_PLACE_NUMBERS: u64 = 1 << 20;
 
 /// The trash of one pool.
 #[derive(Debug)]
@@ -109,6 +113,28 @@ impl Trash {
     pub fn take(&self, from: BorrowedFd<'_>, name: &CStr, tenant: u32, lease: LeaseId) -> Result<TrashName, FsError> {
         self.rename(from, name, tenant, lease)
             .map_err(|errno| FsError::new("rename into trash", OsStr::from_bytes(name.to_bytes()), errno))
+    }
+
+    /// For what is in another subvolume than this trash, to which it is another file system: renames `name` within its own
+    /// directory, to a name that no entry of this trash has. Returns that with what stands in for this trash.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn take_in_place(
+        &self,
+        from: BorrowedFd<'_>,
+        name: &CStr,
+        tenant: u32,
+        lease: LeaseId,
+    ) -> Result<(TrashName, Self), FsError> {
+        let error = |errno| FsError::new("rename aside", OsStr::from_bytes(name.to_bytes()), errno);
+        // A descriptor of its own, and one that can be listed.
+        let directory = descend(from, c".", LIST).map_err(error)?;
+        let next = AtomicU64::new(self.next.fetch_add(IN_PLACE_NUMBERS, Ordering::Relaxed));
+        let shown = self.shown.join("..").join("..").join(lease.as_str());
+        let in_place = Self { directory, shown, next };
+        let entry = in_place.rename(from, name, tenant, lease).map_err(error)?;
+        Ok((entry, in_place))
     }
 
     /// Its path, for messages.

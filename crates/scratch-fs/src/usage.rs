@@ -9,6 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, RawDir, Statx, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
+use scratch_sys::Project;
+
+use crate::QuotaId;
 use crate::descend::{LIST, descend};
 use crate::ladder::{Identity, Ladder};
 
@@ -36,9 +39,28 @@ pub fn usage(directory: BorrowedFd<'_>) -> Usage {
 pub fn usage_within(directory: BorrowedFd<'_>, names_max: usize) -> Option<Usage> {
     // `.` has a position of its own, so that the caller's descriptor is left as it is.
     match descend(directory, c".", LIST) {
-        Ok(own) => Meter::new(names_max).run(own),
+        Ok(own) => Meter::new(names_max).run(own).map(|walked| walked.usage),
         Err(_) => Some(Usage::default()),
     }
+}
+
+/// As [`usage_within`], of a lease's directory that is counted in a quota: also says whether all of it is. Its owner can
+/// take directories out of a project, and make subvolumes in a subvolume.
+#[must_use]
+pub fn usage_in_quota(directory: BorrowedFd<'_>, quota: QuotaId, names_max: usize) -> Option<Walked> {
+    match descend(directory, c".", LIST) {
+        Ok(own) => Meter { quota, ..Meter::new(names_max) }.run(own),
+        Err(_) => Some(Walked::default()),
+    }
+}
+
+/// What a walk through a lease has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Walked {
+    /// Bytes and inodes, whoever counts them.
+    pub usage: Usage,
+    /// A directory of it is not counted in its quota.
+    pub evaded: bool,
 }
 
 /// What one name is and the bytes of its blocks on disk, never following; of a directory without what is in it.
@@ -54,7 +76,7 @@ pub fn allocated(directory: BorrowedFd<'_>, name: &CStr) -> Result<(FileType, u6
 pub(crate) fn usage_of(directory: BorrowedFd<'_>, name: &CStr) -> Option<Usage> {
     let mut meter = Meter::new(usize::MAX);
     match (descend(directory, name, LIST), look(directory, name)) {
-        (Ok(opened), _) => return meter.run(opened),
+        (Ok(opened), _) => return meter.run(opened).map(|walked| walked.usage),
         (Err(Errno::NOENT), _) => return None,
         (Err(_), Ok(found)) => meter.count(&found),
         // It is there, and that is all that can be said.
@@ -65,6 +87,10 @@ pub(crate) fn usage_of(directory: BorrowedFd<'_>, name: &CStr) -> Option<Usage> 
 
 struct Meter {
     usage: Usage,
+    quota: QuotaId,
+    /// The device of the directory that it began with: each subvolume has its own.
+    device: Option<u64>,
+    evaded: bool,
     /// Names that may still be looked at.
     names_left: usize,
     /// Of files with several names: device and inode.
@@ -75,11 +101,19 @@ struct Meter {
 
 impl Meter {
     fn new(names_max: usize) -> Self {
-        Self { usage: Usage::default(), names_left: names_max, counted: HashSet::new(), ladder: Ladder::new() }
+        Self {
+            usage: Usage::default(),
+            quota: QuotaId::None,
+            device: None,
+            evaded: false,
+            names_left: names_max,
+            counted: HashSet::new(),
+            ladder: Ladder::new(),
+        }
     }
 
     /// None when the names were too many.
-    fn run(mut self, root: OwnedFd) -> Option<Usage> {
+    fn run(mut self, root: OwnedFd) -> Option<Walked> {
         let mut buffer = Box::new_uninit_slice(64 << 10);
         self.enter(root, &mut buffer)?;
         while let Some((directory, pending)) = self.ladder.lowest() {
@@ -93,13 +127,14 @@ impl Meter {
                 _ => drop(self.ladder.pop()),
             }
         }
-        Some(self.usage)
+        Some(Walked { usage: self.usage, evaded: self.evaded })
     }
 
     /// Counts a directory and its files, and keeps its sub-directories for later.
     fn enter(&mut self, directory: OwnedFd, buffer: &mut [MaybeUninit<u8>]) -> Option<()> {
         let Ok(found) = look(directory.as_fd(), c"") else { return Some(()) };
         self.count(&found);
+        self.evaded |= self.is_outside(directory.as_fd(), &found);
         let mut pending = Vec::new();
         let mut listing = RawDir::new(&directory, buffer);
         // An error ends the listing: what was counted so far stands.
@@ -121,6 +156,20 @@ impl Meter {
         }
         self.ladder.push(directory, identity(&found), pending);
         Some(())
+    }
+
+    fn is_outside(&mut self, directory: BorrowedFd<'_>, found: &Statx) -> bool {
+        match self.quota {
+            QuotaId::None | QuotaId::Memory(_) => false,
+            // Unknown is not evaded.
+            QuotaId::Project(id) => {
+                scratch_sys::project(directory).is_ok_and(|found| found != Project { id, inherited: true })
+            }
+            QuotaId::Subvolume(_) => {
+                let device = identity(found).0;
+                *self.device.get_or_insert(device) != device
+            }
+        }
     }
 
     fn count(&mut self, found: &Statx) {

@@ -43,7 +43,9 @@ impl Table {
     /// As [`in_place`](Self::in_place), [`Refusal::LimitAreas`] and [`Refusal::LimitShare`].
     pub fn reserve_areas(&mut self, id: LeaseId, caller: Caller, count: usize) -> Result<ReservedAreas, Refusal> {
         let limit = self.limits_of(caller).areas_per_tenant;
-        let tenant = self.in_place(id, caller)?.tenant;
+        let lease = self.in_place(id, caller)?;
+        self.check_meter(lease)?;
+        let tenant = lease.tenant;
         let used = self.tenants.get(&tenant).map_or(0, |usage| usage.areas);
         if count > limit.saturating_sub(used) {
             return Err(Refusal::LimitAreas { limit });

@@ -25,7 +25,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    const ALL: [Self; 2] = [Self::Bytes, Self::Inodes];
+    pub(crate) const ALL: [Self; 2] = [Self::Bytes, Self::Inodes];
 
     /// What a tenant's leases may be granted of it together.
     fn granted_max(self, limits: &Limits) -> Option<u64> {
@@ -35,7 +35,7 @@ impl Resource {
         }
     }
 
-    fn granted(self, usage: &mut Usage) -> &mut u64 {
+    pub(crate) fn granted(self, usage: &mut Usage) -> &mut u64 {
         match self {
             Self::Bytes => &mut usage.bytes,
             Self::Inodes => &mut usage.inodes,
@@ -56,11 +56,11 @@ impl Resource {
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     /// Its own limit.
-    limit: Option<u64>,
+    pub(crate) limit: Option<u64>,
     /// How much of that is spent.
-    spent: u64,
+    pub(crate) spent: u64,
     /// Whose limit its own was carved out of, or it shares: the nearest one above when it was granted.
-    above: Option<LeaseId>,
+    pub(crate) above: Option<LeaseId>,
 }
 
 /// Both of them.
@@ -71,14 +71,14 @@ pub(crate) struct Accounts {
 }
 
 impl Accounts {
-    fn of(&self, resource: Resource) -> &Account {
+    pub(crate) fn of(&self, resource: Resource) -> &Account {
         match resource {
             Resource::Bytes => &self.bytes,
             Resource::Inodes => &self.inodes,
         }
     }
 
-    fn of_mut(&mut self, resource: Resource) -> &mut Account {
+    pub(crate) fn of_mut(&mut self, resource: Resource) -> &mut Account {
         match resource {
             Resource::Bytes => &mut self.bytes,
             Resource::Inodes => &mut self.inodes,
@@ -105,7 +105,7 @@ impl Account {
     }
 
     /// Out of whose limit the lease spends.
-    fn payer(&self, own: LeaseId) -> Option<LeaseId> {
+    pub(crate) fn payer(&self, own: LeaseId) -> Option<LeaseId> {
         if self.limit.is_some() { Some(own) } else { self.above }
     }
 }
@@ -122,25 +122,6 @@ impl Table {
         Share { bytes: left(Resource::Bytes), inodes: left(Resource::Inodes) }
     }
 
-    /// What a lease may take itself: its own limits without those that are carved out of them. `None`: no such lease.
-    #[must_use]
-    pub fn own_part(&self, id: LeaseId) -> Option<Share> {
-        let lease = self.leases.get(&id)?;
-        let below: Vec<_> = self.subtree(id).into_iter().skip(1).filter_map(|id| self.leases.get(&id)).collect();
-        let part = |resource| {
-            let accounts = below.iter().map(|lease| lease.accounts.of(resource));
-            let carved: u64 = accounts.filter(|account| account.above == Some(id)).filter_map(|it| it.limit).sum();
-            Some(lease.accounts.of(resource).limit?.saturating_sub(carved))
-        };
-        Some(Share { bytes: part(Resource::Bytes), inodes: part(Resource::Inodes) })
-    }
-
-    /// The lease that this one's bytes were carved out of.
-    #[must_use]
-    pub fn carved_from(&self, id: LeaseId) -> Option<LeaseId> {
-        self.leases.get(&id)?.accounts.bytes.above
-    }
-
     /// Refuses what does not fit into what is left above.
     pub(crate) fn check_share(&self, grant: &Grant, caller: Caller) -> Result<(), Refusal> {
         let accounts = self.accounts(grant.parent, grant.pool, grant.share);
@@ -151,7 +132,13 @@ impl Table {
         })
     }
 
-    fn check_granted(&self, tenant: TenantId, resource: Resource, wanted: u64, caller: Caller) -> Result<(), Refusal> {
+    pub(crate) fn check_granted(
+        &self,
+        tenant: TenantId,
+        resource: Resource,
+        wanted: u64,
+        caller: Caller,
+    ) -> Result<(), Refusal> {
         let Some(limit) = resource.granted_max(self.limits_of(caller)).filter(|_| wanted > 0) else { return Ok(()) };
         let left = limit.saturating_sub(*resource.granted(&mut self.usage(tenant)));
         if wanted > left { Err(Refusal::LimitGranted { resource, limit, left }) } else { Ok(()) }
@@ -182,6 +169,9 @@ impl Table {
                 let granted = resource.granted(usage);
                 *granted = granted.saturating_add(amount);
             });
+            if let Account { limit: Some(limit), above: None, .. } = account {
+                self.promise(lease.pool, resource, *limit);
+            }
         }
     }
 
@@ -195,6 +185,9 @@ impl Table {
                 let granted = resource.granted(usage);
                 *granted = granted.saturating_sub(amount);
             });
+            if let Account { limit: Some(limit), above: None, .. } = account {
+                self.take_back(lease.pool, resource, *limit);
+            }
         }
         if let Account { limit: None, above, .. } = lease.accounts.inodes {
             self.give_back(above, Resource::Inodes, lease.areas.len() as u64);
@@ -275,19 +268,6 @@ mod tests {
         assert_eq!(left(&table, 1), (Some(0), Some(0)));
         go(&mut table, 2);
         assert_eq!(left(&table, 1), (Some(60), Some(6)));
-    }
-
-    #[test]
-    fn a_lease_may_take_itself_what_it_has_not_shared_out() {
-        let mut table = roomy([limited(1, Some(100), Some(10))]);
-        put(&mut table, below(1, limited(2, Some(60), None)));
-        put(&mut table, below(2, limited(3, Some(50), Some(3))));
-        let part = |table: &Table, number| table.own_part(id(number)).map(|part| (part.bytes, part.inodes));
-        assert_eq!(part(&table, 1), Some((Some(40), Some(7))), "the inodes of the third come from the first");
-        assert_eq!((part(&table, 2), part(&table, 3)), (Some((Some(10), None)), Some((Some(50), Some(3)))));
-        assert_eq!((table.carved_from(id(3)), table.carved_from(id(1))), (Some(id(2)), None));
-        go(&mut table, 3);
-        assert_eq!((part(&table, 1), part(&table, 3)), (Some((Some(40), Some(10))), None));
     }
 
     #[test]

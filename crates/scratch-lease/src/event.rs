@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use crate::{BootTime, Caller, Holder, HolderId, HolderKind, LeaseId, Reason, Table, TenantId};
+use crate::{BootTime, Caller, Excess, Holder, HolderId, HolderKind, LeaseId, Reason, Table, TenantId};
 
 /// So many events are kept.
 const EVENTS_MAX: usize = 4_096;
@@ -80,6 +80,8 @@ pub enum EventKind {
     Kept(Reason),
     /// It was brought back into the name space, and is kept.
     Undeleted,
+    /// The meter has found it to have more than it may, or that no more.
+    Metered(Option<Excess>),
 }
 
 /// Events after the revision asked for are no longer kept, or it is not of this generation: list anew.

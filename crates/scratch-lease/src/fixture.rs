@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     BootTime, Caller, ConnectionId, Due, EventKind, Grant, Granted, Last, Lease, LeaseId, Limits, NewHolder, Parting,
-    PoolId, ProcessId, Reason, Share, Table, TenantId,
+    PoolId, ProcessId, Reason, Share, Table, TenantId, Terms,
 };
 
 pub(crate) const ME: Caller = Caller { tenant: TenantId(1000), admin: false, confined_to: None, rule: None };
@@ -50,6 +50,7 @@ pub(crate) fn grant(number: u8, holders: &[NewHolder]) -> Grant {
         parent: None,
         holders: holders.to_vec(),
         share: Share::default(),
+        terms: Terms { soft: true, ..Terms::default() },
         lifetime_max: None,
         labels: BTreeMap::new(),
         search_environment: false,

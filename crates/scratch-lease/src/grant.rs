@@ -42,7 +42,9 @@ impl Table {
             debug_assert!(false, "lease {} is granted twice", grant.id);
             return Err(Refusal::LeaseEnding);
         }
+        self.check_firm(&grant)?;
         self.check_share(&grant, caller)?;
+        self.check_room(&grant)?;
         self.take_creates(caller, 1, now)?;
         let accounts = self.accounts(grant.parent, grant.pool, grant.share);
         self.insert(Lease::new(grant, accounts, now, now));
@@ -84,6 +86,7 @@ impl Table {
         self.index.remove(lease);
         if let Some(lease) = self.leases.remove(&id) {
             self.uncarve(&lease);
+            self.put_on(&lease);
         }
         self.count(tenant, |usage| {
             let counted = usage.of(state);
@@ -92,7 +95,9 @@ impl Table {
         });
     }
 
-    pub(crate) fn insert(&mut self, lease: Lease) {
+    pub(crate) fn insert(&mut self, mut lease: Lease) {
+        lease.quota = self.quota_of(&lease);
+        self.take_off(&lease);
         self.index.add(&lease);
         self.carve(&lease);
         self.count(lease.tenant, |usage| *usage.of(lease.state) += 1);

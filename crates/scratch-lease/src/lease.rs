@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::carve::Accounts;
+use crate::meter::{Consequence, Excess};
+use crate::quota::{Amounts, Enforced, Quota, Terms};
 use crate::{
     AreaKey, AreaKind, BootTime, Holder, HolderId, HolderKind, Keep, Last, LeaseId, NewHolder, Parting, PoolId, Reason,
     Share, TenantId,
@@ -26,6 +28,8 @@ pub struct Grant {
     pub holders: Vec<NewHolder>,
     /// Its own limits of bytes and inodes.
     pub share: Share,
+    /// On what terms it has them.
+    pub terms: Terms,
     /// It ends then, whatever holds it.
     pub lifetime_max: Option<Duration>,
     /// Free text of the client.
@@ -83,6 +87,13 @@ pub struct Lease {
     pub(crate) nonce: Option<[u8; 16]>,
     pub(crate) parent: Option<LeaseId>,
     pub(crate) accounts: Accounts,
+    /// What its pool can hold it to.
+    pub(crate) enforced: Enforced,
+    pub(crate) quota: Quota,
+    /// What the meter has found wrong last, and what was to follow.
+    pub(crate) excess: Option<(Excess, Consequence)>,
+    /// Of its limits, by those below it that have quotas of their own.
+    pub(crate) taken: Amounts,
     /// In the order of their ids.
     pub(crate) holders: Vec<Holder>,
     pub(crate) holder_next: HolderId,
@@ -124,6 +135,10 @@ impl Lease {
             nonce: grant.nonce,
             parent: grant.parent,
             accounts,
+            enforced: grant.terms.enforced,
+            quota: Quota::Unlimited,
+            excess: None,
+            taken: Amounts::default(),
             holders: Vec::with_capacity(grant.holders.len()),
             holder_next: 1,
             labels: grant.labels,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::{Last, LeaseId};
+use crate::{Excess, Last, LeaseId};
 
 /// Why a lease ends or has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub enum Reason {
     UndeleteOver,
     /// Its pool is too full, and it was marked as one that may end for that.
     Preempted,
+    /// It had more than it may, and the meter is to end such leases.
+    Meter(Excess),
 }
 
 impl Reason {
@@ -53,6 +55,7 @@ impl Reason {
             Self::LimitKeep => "LIMIT_KEEP",
             Self::UndeleteOver => "UNDELETE_OVER",
             Self::Preempted => "PREEMPTED",
+            Self::Meter(_) => "METER",
         }
     }
 
@@ -66,13 +69,14 @@ impl Reason {
             | Self::KeepBudget
             | Self::LimitKeep
             | Self::UndeleteOver
-            | Self::Preempted => false,
+            | Self::Preempted
+            | Self::Meter(_) => false,
         }
     }
 
     /// Whether a lease that ends so can be brought back for a while, where that is configured: not what had its time, nor what ended for its space.
     pub(crate) fn may_undelete(self) -> bool {
-        !matches!(self, Self::NewBoot | Self::KeepOver | Self::UndeleteOver | Self::Preempted)
+        !matches!(self, Self::NewBoot | Self::KeepOver | Self::UndeleteOver | Self::Preempted | Self::Meter(_))
     }
 }
 
@@ -96,6 +100,7 @@ impl fmt::Display for Reason {
             Self::LimitKeep => f.write_str("it ended and was not kept: its tenant has as many kept leases as it may"),
             Self::UndeleteOver => f.write_str("the time in which it could be brought back is over"),
             Self::Preempted => f.write_str("its pool is too full, and it was granted as preemptible"),
+            Self::Meter(excess) => write!(f, "the meter ends what has more than it may: {}", excess.text()),
         }
     }
 }
@@ -152,6 +157,11 @@ mod tests {
             ),
             (Reason::UndeleteOver, "UNDELETE_OVER", "the time in which it could be brought back is over"),
             (Reason::Preempted, "PREEMPTED", "its pool is too full, and it was granted as preemptible"),
+            (
+                Reason::Meter(Excess::Evaded),
+                "METER",
+                "the meter ends what has more than it may: part of it was taken out of its quota",
+            ),
         ] {
             assert_eq!((reason.code(), reason.to_string().as_str()), (code, text));
         }

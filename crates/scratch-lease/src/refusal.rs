@@ -103,6 +103,32 @@ pub enum Refusal {
         /// What is left of it.
         left: u64,
     },
+    /// Nothing would hold the lease to its limits, and that was not asked for.
+    #[error(
+        "nothing here enforces these limits; set soft to have them shared out and metered, or set both where the lease above has both"
+    )]
+    LimitsNotFirm,
+    /// The pool has promised too much to others.
+    #[error("of {limit} {} that the pool may promise only {left} are left; ask for fewer, or let leases end", .resource.name())]
+    PoolPromised {
+        /// Bytes or inodes.
+        resource: Resource,
+        /// What it may promise.
+        limit: u64,
+        /// What is left of that.
+        left: u64,
+    },
+    /// A limit can't become less than what is spent of it.
+    #[error("{spent} {} of the limit are spent on leases below and on areas; let some end, or ask for more", .resource.name())]
+    LimitSpent {
+        /// Bytes or inodes.
+        resource: Resource,
+        /// What is spent.
+        spent: u64,
+    },
+    /// A limit that the lease does not have can't be changed.
+    #[error("the lease has no limit of {} of its own, and gets none later; grant a lease below it with one", .0.name())]
+    NoLimit(Resource),
     /// The TTL is longer than allowed.
     #[error("a TTL is at most {limit:?}; ask for less and renew it")]
     TtlTooLong {

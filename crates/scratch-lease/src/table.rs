@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use crate::event::Log;
 use crate::index::Index;
-use crate::{BootTime, Caller, Lease, LeaseId, LeaseState, Limits, Refusal, TenantId, Usage};
+use crate::quota::Amounts;
+use crate::{BootTime, Caller, Lease, LeaseId, LeaseState, Limits, PoolId, Refusal, TenantId, Usage};
 
 /// All leases of a broker. Decides, and does nothing itself: [`due`](Table::due) says what is to be done.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Table {
     pub(crate) index: Index,
     pub(crate) tenants: HashMap<TenantId, Usage>,
     pub(crate) totals: Usage,
+    /// What each pool has promised to leases that are not below another that was promised it.
+    pub(crate) promised: HashMap<PoolId, Amounts>,
     pub(crate) log: Log,
 }
 
@@ -36,6 +39,7 @@ impl Table {
             index: Index::default(),
             tenants: HashMap::new(),
             totals: Usage::default(),
+            promised: HashMap::new(),
             log: Log::default(),
         }
     }

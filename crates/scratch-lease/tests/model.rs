@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use scratch_lease::{
     AreaKey, AreaKind, BootTime, Caller, ConnectionId, Due, EventKind, Grant, Granted, LeaseId, LeaseState, Limits,
-    NewHolder, Parting, PoolId, ProcessId, Share, Table, TenantId, Usage,
+    NewHolder, Parting, PoolId, ProcessId, Share, Table, TenantId, Terms, Usage,
 };
 
 /// How long a connection has to come back when the broker did not run.
@@ -102,6 +102,7 @@ impl Pair {
             parent: wish.parent.map(|parent| self.any(parent)),
             holders: wish.holders.into_iter().map(|hold| self.holder(hold)).collect(),
             share: Share { bytes: wish.bytes, inodes: wish.inodes },
+            terms: Terms { soft: true, ..Terms::default() },
             lifetime_max: wish.lifetime_max.map(Duration::from_secs),
             labels: Default::default(),
             search_environment: wish.search_environment,

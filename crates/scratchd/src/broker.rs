@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
 
-use scratch_fs::{Ended as Put, FsError, Place};
+use scratch_fs::{Ended as Put, FsError, Place, QuotaId};
 use scratch_lease::{BootTime, ConnectionId, Due, Holder, HolderKind, LeaseId, LeaseState, PoolId, Reason, Table};
 use tokio::sync::{Notify, watch};
 
@@ -77,6 +77,8 @@ pub(crate) struct Broker {
     pub(crate) stopping: watch::Sender<bool>,
     /// Whether a handle can be made that its holder stays in, once that was tried.
     pub(crate) can_contain: OnceLock<bool>,
+    /// Held while a quota on disk is set to what the table says.
+    pub(crate) fitting: Mutex<()>,
     next_connection: AtomicU64,
 }
 
@@ -91,6 +93,8 @@ pub(crate) struct State {
     pub(crate) identities: HashMap<LeaseId, Arc<Identity>>,
     /// Which directory each lease's name stands for.
     pub(crate) places: HashMap<LeaseId, Place>,
+    /// What that is counted in on disk, where it is.
+    pub(crate) quotas: HashMap<LeaseId, QuotaId>,
     /// Connections and KeepAlive streams that are open: a holder of another one would never end.
     pub(crate) open: HashSet<ConnectionId>,
     pub(crate) drain: Drain,
@@ -143,6 +147,7 @@ impl Broker {
                 table,
                 identities: HashMap::new(),
                 places: HashMap::new(),
+                quotas: HashMap::new(),
                 open: HashSet::new(),
                 drain: Drain::default(),
             }),
@@ -159,6 +164,7 @@ impl Broker {
             measures: Measures::default(),
             stopping: watch::channel(false).0,
             can_contain: OnceLock::new(),
+            fitting: Mutex::default(),
             next_connection: AtomicU64::new(FIRST_CONNECTION),
         })
     }
@@ -327,16 +333,19 @@ impl Broker {
 
     /// Drops a lease from memory, with all that watches it.
     fn forget(&self, id: LeaseId) {
-        let (holders, above) = {
+        let loosened = self.pool_of(id).zip(self.loosened(id));
+        let holders: Vec<_> = {
             let mut state = self.lock();
             let holders = state.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
-            let above = state.table.carved_from(id);
             state.table.at(clock::now()).forget(id);
             state.identities.remove(&id);
             state.places.remove(&id);
-            (holders, above)
+            state.quotas.remove(&id);
+            holders
         };
-        self.widen_memory(above);
+        if let Some((pool, loosened)) = loosened {
+            self.loosen(pool, &loosened);
+        }
         self.let_go(id, &holders);
         self.activity();
     }

@@ -1,5 +1,6 @@
 //! The configuration file: TOML, unknown keys refused, every key but the pool with a default.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,6 +8,12 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::rules::RuleConfig;
+
+/// It would be busy with nothing else.
+const METER_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// Bytes of a pool in memory that says nothing of them.
+const MEMORY_SIZE: u64 = 1 << 30;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
@@ -36,6 +43,48 @@ pub struct Config {
     /// Handles of directories.
     #[serde(default)]
     pub handles: HandlesConfig,
+    /// How limits are looked after that nothing enforces.
+    #[serde(default)]
+    pub meter: MeterConfig,
+}
+
+/// The meter.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MeterConfig {
+    /// How long it rests between two rounds.
+    #[serde(deserialize_with = "duration")]
+    pub interval: Duration,
+    /// What follows when a lease has more than it may, or has stepped out of its quota.
+    pub consequence: Consequence,
+}
+
+impl Default for MeterConfig {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(30), consequence: Consequence::Report }
+    }
+}
+
+/// What follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Consequence {
+    /// An event.
+    Report,
+    /// The broker makes nothing more in it.
+    Refuse,
+    /// It ends.
+    End,
+}
+
+impl From<Consequence> for scratch_lease::Consequence {
+    fn from(consequence: Consequence) -> Self {
+        match consequence {
+            Consequence::Report => Self::Report,
+            Consequence::Refuse => Self::Refuse,
+            Consequence::End => Self::End,
+        }
+    }
 }
 
 /// One pool.
@@ -49,18 +98,32 @@ pub struct PoolConfig {
     /// How areas are stored.
     #[serde(default)]
     pub backend: Backend,
+    /// Bytes that it may promise to leases in all; absent: what its file system has, where that holds leases to limits;
+    /// of `tmpfs` 1 GiB of memory.
+    #[serde(default, deserialize_with = "some_size")]
+    pub size: Option<u64>,
+    /// Inodes that it may promise, likewise.
+    #[serde(default)]
+    pub inodes: Option<u64>,
+    /// Numbers of projects that backend `dir` may use for quotas, as in "1000000000-1000999999"; empty: none.
+    #[serde(default = "project_ids", deserialize_with = "numbers")]
+    pub project_ids: RangeInclusive<u32>,
     /// How full it may be.
     #[serde(default)]
     pub high_water: HighWaterConfig,
-    /// Of `tmpfs`: what all its leases together may take of memory.
-    #[serde(default = "memory_size", deserialize_with = "size")]
-    pub memory: u64,
     /// Of `tmpfs`: bytes of a lease that asks for no limit.
     #[serde(default = "lease_bytes", deserialize_with = "size")]
     pub lease_bytes: u64,
     /// Of `tmpfs`: inodes of a lease that asks for no limit.
     #[serde(default = "lease_inodes")]
     pub lease_inodes: u64,
+}
+
+impl PoolConfig {
+    /// Bytes that leases of a pool in memory may take in all.
+    pub(crate) fn memory(&self) -> u64 {
+        self.size.unwrap_or(MEMORY_SIZE)
+    }
 }
 
 /// How full a pool may be before nothing more is granted in it.
@@ -77,8 +140,9 @@ pub struct HighWaterConfig {
     pub end_preemptible: bool,
 }
 
-fn memory_size() -> u64 {
-    1 << 30
+/// High enough that nobody has chosen one of them by hand.
+fn project_ids() -> RangeInclusive<u32> {
+    1_000_000_000..=1_000_999_999
 }
 
 fn lease_bytes() -> u64 {
@@ -117,7 +181,7 @@ pub enum Backend {
     /// Plain directories.
     #[default]
     Dir,
-    /// A subvolume a lease; not in this version.
+    /// A subvolume a lease.
     Btrfs,
     /// A detached tmpfs a lease.
     Tmpfs,
@@ -341,7 +405,9 @@ impl Config {
             root,
             backend: Backend::Dir,
             high_water: HighWaterConfig::default(),
-            memory: memory_size(),
+            size: None,
+            inodes: None,
+            project_ids: project_ids(),
             lease_bytes: lease_bytes(),
             lease_inodes: lease_inodes(),
         };
@@ -354,6 +420,7 @@ impl Config {
             rule: Vec::new(),
             confine: ConfineConfig::default(),
             handles: HandlesConfig::default(),
+            meter: MeterConfig::default(),
         }
     }
 
@@ -378,15 +445,19 @@ impl Config {
             if !pool.root.is_absolute() {
                 return Some(format!("pool {:?}: root must be an absolute path", pool.name));
             }
-            if pool.backend == Backend::Btrfs {
-                return Some(format!("pool {:?}: backend \"btrfs\" is not in this version; use \"dir\"", pool.name));
+            if pool.lease_bytes == 0 || pool.lease_inodes == 0 {
+                return Some(format!("pool {:?}: lease_bytes and lease_inodes must not be 0", pool.name));
             }
-            if pool.lease_bytes == 0 || pool.lease_inodes == 0 || pool.lease_bytes > pool.memory {
+            if pool.backend == Backend::Tmpfs && pool.lease_bytes > pool.memory() {
                 return Some(format!(
-                    "pool {:?}: lease_bytes and lease_inodes must not be 0, nor lease_bytes over memory",
-                    pool.name
+                    "pool {:?}: lease_bytes is more than its size, {} bytes; make one of them fit",
+                    pool.name,
+                    pool.memory()
                 ));
             }
+        }
+        if self.meter.interval < METER_INTERVAL_MIN {
+            return Some("meter.interval is shorter than 100ms; make it longer".to_owned());
         }
         let all_limits = self.rule.iter().map(|rule| &rule.held_to).chain([&self.limits]);
         self.rule.iter().find_map(|rule| rule.nonsense(self)).or_else(|| all_limits.into_iter().find_map(nonsense_of))
@@ -453,6 +524,23 @@ fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         .map_err(|error| de::Error::custom(format!("{text:?} is no size like \"64MiB\": {error}")))
 }
 
+fn some_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    size(deserializer).map(Some)
+}
+
+fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RangeInclusive<u32>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        // From one that nothing may have to one below it.
+        return Ok(RangeInclusive::new(1, 0));
+    }
+    let range = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
+    // 0 is no project, and the last number stands for none as well.
+    range
+        .filter(|range| !range.is_empty() && *range.start() != 0 && *range.end() != u32::MAX)
+        .ok_or_else(|| de::Error::custom(format!("{text:?} are no numbers like \"1000000000-1000999999\"")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -487,8 +575,13 @@ mod tests {
             (format!("{pool}high_water = {{ bytes = \"101%\" }}\n"), "no share"),
             (format!("{pool}high_water = {{ bytes = \"9\" }}\n"), "no share"),
             (format!("{pool}backend = \"zfs\"\n"), "zfs"),
-            (format!("{pool}backend = \"btrfs\"\n"), "not in this version"),
-            (format!("{pool}backend = \"tmpfs\"\nmemory = \"1MiB\"\n"), "lease_bytes over memory"),
+            (format!("{pool}size = \"big\"\n"), "no size"),
+            (format!("{pool}[meter]\ninterval = \"0s\"\n"), "meter.interval"),
+            (format!("{pool}[meter]\nconsequence = \"kill\"\n"), "kill"),
+            (format!("{pool}project_ids = \"7\"\n"), "no numbers"),
+            (format!("{pool}project_ids = \"7-6\"\n"), "no numbers"),
+            (format!("{pool}project_ids = \"0-6\"\n"), "no numbers"),
+            (format!("{pool}backend = \"tmpfs\"\nsize = \"1MiB\"\n"), "more than its size"),
             (format!("{pool}lease_inodes = 0\n"), "must not be 0"),
             (format!("{pool}[handles]\nuncontained = \"some\"\n"), "some"),
             (format!("{pool}{pool}"), "name or root of another"),

@@ -169,6 +169,8 @@ fn code_and_text(event: &Event) -> (&'static str, String) {
         EventKind::Ended(reason) => ("ENDED", reason.to_string()),
         EventKind::Kept(reason) => ("KEPT", reason.to_string()),
         EventKind::Undeleted => ("UNDELETED", "it was brought back, and is kept".to_owned()),
+        EventKind::Metered(Some(excess)) => ("OVER_LIMIT", excess.text().to_owned()),
+        EventKind::Metered(None) => ("WITHIN_LIMITS", "it has no more than it may any more".to_owned()),
         EventKind::Released(areas) => ("RELEASED", format!("{} released", count(*areas, "area was", "areas were"))),
         EventKind::Reaped { trees, names } => {
             let (trees, names) = (count(*trees, "tree is", "trees are"), count(*names, "name", "names"));
@@ -196,7 +198,7 @@ fn metadata(generation: u64, event: &Event) -> HashMap<String, String> {
     };
     let pairs: Vec<(&str, String)> = match &event.kind {
         EventKind::Restarted => vec![("generation", generation.to_string())],
-        EventKind::Granted | EventKind::Adopted | EventKind::Undeleted => Vec::new(),
+        EventKind::Granted | EventKind::Adopted | EventKind::Undeleted | EventKind::Metered(_) => Vec::new(),
         EventKind::Attached(id) | EventKind::Detached(id) | EventKind::HolderGone(id) => holder(*id),
         EventKind::Ending(reason) | EventKind::Ended(reason) | EventKind::Kept(reason) => {
             vec![("reason", reason.code().to_owned())]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
-use scratch_fs::{Firmness, FsError, Owner, Place, Record};
+use scratch_fs::{FsError, Owner, Place, Record};
 use scratch_lease::{Caller, Grant, Granted, HolderId, LeaseId, NewHolder, Refusal, Share};
 use scratch_proto::v1;
 
@@ -118,7 +118,7 @@ impl Broker {
         let parent =
             if request.parent.is_empty() { asking.caller.confined_to } else { Some(lease_id(&request.parent)?) };
         let pool = self.pool_for(&request.pool, parent, asking.caller)?;
-        let share = self.share_in(pool, parent, &request)?;
+        let share = self.share_in(pool, parent, &request);
         let grant = Grant {
             id,
             tenant: asking.caller.tenant,
@@ -127,6 +127,7 @@ impl Broker {
             parent,
             holders: holders.iter().map(|(holder, _, _)| *holder).collect(),
             share,
+            terms: self.terms(pool, share, request.soft)?,
             lifetime_max: request.lifetime_max.map(duration).transpose()?.filter(|time| !time.is_zero()),
             labels: request.labels.into_iter().collect(),
             search_environment: request.search_environment,
@@ -206,16 +207,10 @@ impl Broker {
 
     /// The limits of a lease to be. One in memory has some in any case: those of its pool, or where less is left above, half
     /// of that.
-    fn share_in(
-        &self,
-        pool: &InUse,
-        parent: Option<LeaseId>,
-        request: &v1::GrantRequest,
-    ) -> Result<Share, RequestError> {
+    fn share_in(&self, pool: &InUse, parent: Option<LeaseId>, request: &v1::GrantRequest) -> Share {
         let asked = translate::share(request.limits);
         if pool.disk.has_paths() {
-            let is_firm = asked == Share::default() || request.soft || pool.disk.firmness() != Firmness::Soft;
-            return if is_firm { Ok(asked) } else { Err(RequestError::LimitsNotFirm) };
+            return asked;
         }
         let left = {
             let state = self.lock();
@@ -223,10 +218,10 @@ impl Broker {
             above.map(|above| state.table.left(above)).unwrap_or_default()
         };
         let default = |left: Option<u64>, default: u64| left.map_or(default, |left| default.min(left / 2)).max(1);
-        Ok(Share {
+        Share {
             bytes: asked.bytes.or_else(|| Some(default(left.bytes, pool.config.lease_bytes))),
             inodes: asked.inodes.or_else(|| Some(default(left.inodes, pool.config.lease_inodes))),
-        })
+        }
     }
 
     /// The ids of the holders, in their order: one may be gone again before it is watched.
@@ -262,14 +257,15 @@ impl Broker {
             Owner::Tenant { uid: identity.uid, gid: identity.gid }
         };
         let pool = self.pool_of(id).ok_or(Refusal::LeaseUnknown)?;
-        let above = self.lock().table.carved_from(id);
-        let made = above
-            .map_or(Ok(()), |above| self.fit_memory(above))
-            .and_then(|()| pool.disk.make_lease(id, owner, &mut record));
+        let quota = self.new_quota(pool, id);
+        let made = quota.and_then(|quota| Ok(pool.disk.make_lease(id, owner, quota, &mut record)?));
+        // With nothing of its own on disk: where making it failed, that was taken back.
+        let loosened = self.loosened(id);
         {
             let mut state = self.lock();
             if made.is_ok() {
                 state.places.insert(id, Place::This { device: record.device, inode: record.inode });
+                state.quotas.insert(id, pool.disk.quota_of(id, &record));
             } else {
                 let holders = state.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
                 state.table.forget(id);
@@ -278,10 +274,12 @@ impl Broker {
             }
         }
         if made.is_err() {
-            self.widen_memory(above);
+            if let Some(loosened) = loosened {
+                self.loosen(pool, &loosened);
+            }
             self.activity();
         }
-        Ok(made?)
+        made
     }
 
     pub(crate) fn record(&self, id: LeaseId) -> Option<Record> {

@@ -55,6 +55,18 @@ impl Pools {
         self.0.iter().find(|pool| pool.config.name == name)
     }
 
+    /// Two that could give the same number of a project to different leases.
+    pub(crate) fn with_same_projects(&self) -> Option<(&InUse, &InUse)> {
+        let pairs =
+            self.0.iter().enumerate().flat_map(|(index, one)| self.0[..index].iter().map(move |other| (other, one)));
+        let device = |pool: &InUse| rustix::fs::fstat(pool.disk.root()).map(|root| root.st_dev);
+        pairs.into_iter().find(|(one, other)| {
+            let (first, second) = (&one.config.project_ids, &other.config.project_ids);
+            let overlap = first.start() <= second.end() && second.start() <= first.end();
+            one.disk.uses_projects() && other.disk.uses_projects() && overlap && device(one) == device(other)
+        })
+    }
+
     /// The one with this uuid.
     pub(crate) fn of_uuid(&self, uuid: &str) -> Option<&InUse> {
         self.0.iter().find(|pool| pool.disk.uuid() == uuid)

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use scratch_fs::{DebtBook, Leftover, Removal, Rights, TrashName};
+use scratch_fs::{DebtBook, Leftover, Removal, Rights, Trash, TrashName};
 use scratch_lease::{BootTime, LeaseId, PoolId};
 
 use crate::broker::{Broker, Dead};
@@ -60,6 +60,8 @@ struct Queue {
     /// Trees whose processes are dying, among those that are worked on; and when they are looked at next.
     held_back: Vec<HeldBack>,
     next_look: BootTime,
+    /// Trees that are removed where they are, in a subvolume.
+    in_place: HashMap<Subject, Arc<Trash>>,
     /// A thread looks again by itself in a moment.
     lingering: bool,
 }
@@ -169,6 +171,11 @@ impl Reaper {
         queue.next_look = now + LOOK_EVERY;
         drop(queue);
         self.changed.notify_one();
+    }
+
+    /// A tree that is about to be pushed is to be removed where it is.
+    pub(crate) fn in_place(&self, pool: PoolId, tree: TrashName, place: Trash) {
+        self.lock().in_place.insert(Subject::Trash(pool, tree), Arc::new(place));
     }
 
     /// Waits for the trees of a lease that are on their way; what has become debt by now is told as such.
@@ -529,10 +536,21 @@ impl Broker {
         let begun = Instant::now();
         let (entries, turns) = (std::mem::take(&mut rest.entries), rest.turns);
         let is_over = || self.reaper.is_over(tree, begun, turns);
-        let Removal { names_removed, left, unfinished } =
-            self.pools.get(pool).disk.remove(tree, entries, rights, workers, &is_over);
+        let disk = &self.pools.get(pool).disk;
+        let in_place = self.reaper.lock().in_place.remove(&Subject::Trash(pool, tree));
+        let quota = disk.quota_of_tree(tree);
+        let Removal { names_removed, left, unfinished } = match &in_place {
+            Some(place) => scratch_fs::remove_in_turns(place, entries, rights, workers, &is_over),
+            None => disk.remove(tree, entries, rights, workers, &is_over),
+        };
         rest.names_removed += names_removed;
         rest.left.extend(left);
+        if let Some(in_place) = in_place {
+            let again = if unfinished.is_empty() { None } else { Some(tree) };
+            let there = rest.left.iter().map(|left| left.entry).chain(again);
+            let there = there.map(|entry| (Subject::Trash(pool, entry), Arc::clone(&in_place)));
+            self.reaper.lock().in_place.extend(there);
+        }
         if !unfinished.is_empty() {
             tracing::debug!(tree = %tree, names = names_removed, "not yet reaped, others have their turn");
             self.reaper.put_back((pool, tree), Rest { entries: unfinished, turns: rest.turns + 1, ..rest }, foreign);
@@ -540,6 +558,7 @@ impl Broker {
         }
         tracing::debug!(tree = %tree, names = rest.names_removed, left = rest.left.len(), "reaped");
         if rest.left.is_empty() {
+            disk.drop_quota(quota);
             self.note_reaped(tree, rest.names_removed);
         }
         Some(rest.left.iter().map(|left| Debt::of_leftover(pool, left)).collect())

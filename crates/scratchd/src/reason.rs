@@ -54,10 +54,6 @@ pub(crate) enum RequestError {
     PoolLost(PathBuf),
     #[error("{0} is not in this version")]
     Unimplemented(&'static str),
-    #[error(
-        "this pool can't enforce limits of bytes or inodes; set soft to have them shared out and counted all the same"
-    )]
-    LimitsNotFirm,
     #[error("a delegated channel takes no {0}; it is for who delegated it")]
     Delegated(&'static str),
     #[error("{0} is for {1}")]
@@ -155,7 +151,6 @@ impl RequestError {
             Self::PoolUnknown(_) => (Code::NotFound, "POOL_UNKNOWN"),
             Self::PoolLost(_) => (Code::Unavailable, "POOL_LOST"),
             Self::Unimplemented(_) => (Code::Unimplemented, "UNIMPLEMENTED"),
-            Self::LimitsNotFirm => (Code::FailedPrecondition, "LIMITS_NOT_FIRM"),
             Self::Delegated(_) => (Code::PermissionDenied, "DELEGATED"),
             Self::NotPermitted(..) => (Code::PermissionDenied, "NOT_PERMITTED"),
             Self::UserUnmapped(_) => (Code::PermissionDenied, "USER_UNMAPPED"),
@@ -199,9 +194,9 @@ impl RequestError {
             }
             Self::Refused(refusal) => {
                 let more = match refusal {
-                    Refusal::LimitShare { left, .. } | Refusal::LimitGranted { left, .. } => {
-                        Some(("left", left.to_string()))
-                    }
+                    Refusal::LimitShare { left, .. }
+                    | Refusal::LimitGranted { left, .. }
+                    | Refusal::PoolPromised { left, .. } => Some(("left", left.to_string())),
                     Refusal::LimitRate { retry_after, .. } => {
                         Some(("retry_after", humantime::format_duration(*retry_after).to_string()))
                     }
@@ -264,6 +259,11 @@ fn refusal_code_and_reason(refusal: &Refusal) -> (tonic::Code, &'static str) {
         Refusal::LimitShare { resource: Resource::Inodes, .. }
         | Refusal::LimitGranted { resource: Resource::Inodes, .. } => (Code::ResourceExhausted, "LIMIT_INODES"),
         Refusal::LimitRate { .. } => (Code::ResourceExhausted, "LIMIT_RATE"),
+        Refusal::LimitSpent { resource: Resource::Bytes, .. } => (Code::ResourceExhausted, "LIMIT_BYTES"),
+        Refusal::LimitSpent { resource: Resource::Inodes, .. } => (Code::ResourceExhausted, "LIMIT_INODES"),
+        Refusal::LimitsNotFirm => (Code::FailedPrecondition, "LIMITS_NOT_FIRM"),
+        Refusal::PoolPromised { .. } => (Code::ResourceExhausted, "POOL_PROMISED"),
+        Refusal::NoLimit(_) => (Code::FailedPrecondition, "NO_LIMIT"),
         Refusal::LimitHolders { .. } => (Code::ResourceExhausted, "LIMIT_HOLDERS"),
         Refusal::LimitLabels { .. } | Refusal::LabelTooLong { .. } => (Code::InvalidArgument, "LIMIT_LABELS"),
         Refusal::TtlTooLong { .. } | Refusal::TtlTooShort { .. } => (Code::InvalidArgument, "TTL_INVALID"),
@@ -283,9 +283,10 @@ fn refusal_limit(refusal: &Refusal) -> Option<String> {
         | Refusal::LabelTooLong { limit }
         | Refusal::LimitKept { limit }
         | Refusal::Depth { limit } => Some(limit.to_string()),
-        Refusal::LimitShare { limit, .. } | Refusal::LimitGranted { limit, .. } | Refusal::KeepTooMuch { limit } => {
-            Some(limit.to_string())
-        }
+        Refusal::LimitShare { limit, .. }
+        | Refusal::LimitGranted { limit, .. }
+        | Refusal::PoolPromised { limit, .. }
+        | Refusal::KeepTooMuch { limit } => Some(limit.to_string()),
         Refusal::LimitRate { limit, .. } => Some(limit.to_string()),
         Refusal::TtlTooLong { limit }
         | Refusal::TtlTooShort { limit }
@@ -299,6 +300,9 @@ fn refusal_limit(refusal: &Refusal) -> Option<String> {
         | Refusal::HolderKind(_)
         | Refusal::NoTtl
         | Refusal::NonceBusy
+        | Refusal::LimitsNotFirm
+        | Refusal::LimitSpent { .. }
+        | Refusal::NoLimit(_)
         | Refusal::NoHolder => None,
     }
 }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use scratch_fs::{Boot, DebtBook, FsError, GoneName, Place, Record, RecordHolder, RecordHolderKind, Torn, TrashName};
+use scratch_fs::{
+    Boot, DebtBook, FsError, GoneName, Place, QuotaId, Record, RecordHolder, RecordHolderKind, Torn, TrashName,
+};
 use scratch_lease::{
-    BootTime, CgroupId, Found, FoundRecord, Grant, Holder, HolderKind, Keep, Known, LeaseId, LeaseState, Parting,
-    PoolId, ProcessId, Reason, RecordedHolder, Recovery, TenantId,
+    BootTime, CgroupId, Enforced, Found, FoundRecord, Grant, Holder, HolderKind, Keep, Known, LeaseId, LeaseState,
+    Parting, PoolId, ProcessId, Reason, RecordedHolder, Recovery, TenantId, Terms,
 };
 use scratch_proto::v1;
 
@@ -110,6 +112,9 @@ impl Broker {
         self.end_forgotten_memories();
         self.pools.iter().try_for_each(|pool| pool.disk.set_boot(boot))?;
         self.end_the_dead();
+        // In case the broker before ended between two of them.
+        let adopted: Vec<_> = self.lock().table.leases().map(scratch_lease::Lease::id).collect();
+        adopted.into_iter().for_each(|lease| self.fit_or_tell(lease));
         // Perhaps they were not measured yet.
         start.kept.into_iter().for_each(|lease| self.measure(lease));
         Ok(recovered)
@@ -211,12 +216,14 @@ impl Broker {
         let mut look = |holder| start.recorded_holder((lease, &identity, self.uid), holder, &mut found);
         let recorded: Vec<_> = record.holders.iter().map(|holder| (holder.id, look(holder))).collect();
         let holders = start.recovery.holders(recorded, Duration::from_nanos(record.grace), now);
+        let (quota, enforced) = self.adopt_quota((pool, lease), record);
         let holders = {
             let mut state = self.lock();
             state.identities.insert(lease, Arc::new(identity));
             let times = (BootTime(record.created), now);
             state.places.insert(lease, place_of(record));
-            state.table.adopt(grant_of((pool, lease), record, parent), holders, record.holder_next, times);
+            state.table.adopt(grant_of((pool, lease), record, enforced, parent), holders, record.holder_next, times);
+            state.quotas.insert(lease, quota);
             state.table.set_keep(lease, keep_of(record), None);
             let adopted = state.table.lease(lease);
             if let Some(lease) = adopted {
@@ -260,13 +267,24 @@ impl Broker {
         recovery.parent(Some(parent))
     }
 
+    /// What an adopted lease can be held to: where it was granted without, to nothing.
+    fn adopt_quota(&self, (pool, lease): (PoolId, LeaseId), record: &Record) -> (QuotaId, Enforced) {
+        let disk = &self.pools.get(pool).disk;
+        let quota = disk.quota_of(lease, record);
+        disk.adopt_quota(quota);
+        let has_any = quota != QuotaId::None && disk.reaches(lease);
+        (quota, if has_any { disk.enforced() } else { Enforced::default() })
+    }
+
     /// A lease that had ended and has not had its time.
     fn adopt_ended(&self, (pool, lease): (PoolId, LeaseId), record: &Record, ended: LeaseState) {
         let identity = Identity { uid: record.uid, gid: record.gid, groups: record.groups.clone() };
+        let (quota, enforced) = self.adopt_quota((pool, lease), record);
         let mut state = self.lock();
         state.identities.insert(lease, Arc::new(identity));
         state.places.insert(lease, place_of(record));
-        state.table.adopt_ended(grant_of((pool, lease), record, None), BootTime(record.created), ended);
+        state.table.adopt_ended(grant_of((pool, lease), record, enforced, None), BootTime(record.created), ended);
+        state.quotas.insert(lease, quota);
         state.table.set_keep(lease, keep_of(record), None);
         if let (LeaseState::Gone { .. }, Some(adopted)) = (ended, state.table.lease(lease)) {
             self.ended
@@ -420,7 +438,7 @@ fn keep_of(record: &Record) -> Option<Keep> {
     (record.keep_for != 0).then_some(keep)
 }
 
-fn grant_of((pool, id): (PoolId, LeaseId), record: &Record, parent: Option<LeaseId>) -> Grant {
+fn grant_of((pool, id): (PoolId, LeaseId), record: &Record, enforced: Enforced, parent: Option<LeaseId>) -> Grant {
     let lifetime = BootTime(record.lifetime_end).duration_since(BootTime(record.created));
     Grant {
         id,
@@ -430,6 +448,7 @@ fn grant_of((pool, id): (PoolId, LeaseId), record: &Record, parent: Option<Lease
         parent,
         holders: Vec::new(),
         share: translate::share(Some(v1::Limits { bytes: record.bytes_limit, inodes: record.inodes_limit })),
+        terms: Terms { enforced, ..Terms::default() },
         lifetime_max: (record.lifetime_end != 0).then_some(lifetime),
         labels: record.labels.clone(),
         search_environment: record.search_environment,

@@ -15,6 +15,7 @@ use scratch_proto::v1;
 use crate::broker::Broker;
 use crate::client::Client;
 use crate::clock;
+use crate::pools::InUse;
 use crate::reaper::WhenFreed;
 use crate::reason::RequestError;
 
@@ -103,10 +104,28 @@ impl Broker {
         lease: LeaseId,
     ) -> Result<Released, RequestError> {
         let pool = self.pool_of(lease).ok_or(Refusal::LeaseUnknown)?;
-        match pool.disk.discard(directory, name, tenant, lease) {
+        match self.take_tree(pool, directory, name, (lease, tenant)) {
             Ok(tree) => Ok(Released::Trashed(pool.id, tree)),
             Err(error) if error.errno == Errno::NOENT => Ok(Released::Nothing),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Into trash, or, where that is another file system to it, aside; to be pushed to the reaper.
+    pub(crate) fn take_tree(
+        &self,
+        pool: &InUse,
+        directory: BorrowedFd<'_>,
+        name: &CStr,
+        (lease, tenant): (LeaseId, u32),
+    ) -> Result<TrashName, FsError> {
+        match pool.disk.discard(directory, name, tenant, lease) {
+            Err(error) if error.errno == Errno::XDEV => {
+                let (tree, place) = pool.disk.trash().take_in_place(directory, name, tenant, lease)?;
+                self.reaper.in_place(pool.id, tree, place);
+                Ok(tree)
+            }
+            taken => taken,
         }
     }
 

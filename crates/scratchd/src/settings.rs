@@ -13,7 +13,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 
 use crate::broker::Broker;
-use crate::config::{Config, HandlesConfig, LimitsConfig};
+use crate::config::{Config, HandlesConfig, LimitsConfig, MeterConfig};
 use crate::peer::{Identity, Overflow};
 use crate::rules::{Rule, RuleConfig};
 use crate::start::StartError;
@@ -23,6 +23,7 @@ use crate::start::StartError;
 pub(crate) struct Settings {
     pub(crate) limits: LimitsConfig,
     pub(crate) grace: Duration,
+    pub(crate) meter: MeterConfig,
     pub(crate) admin_group: Option<u32>,
     pub(crate) rules: Vec<Rule>,
     /// What an id stands for that has none in this user name space.
@@ -56,6 +57,7 @@ impl Settings {
             rules: config.rule.iter().map(Rule::of).collect::<Result<_, _>>()?,
             overflow: Overflow::look(),
             handles: config.handles,
+            meter: config.meter.clone(),
         })
     }
 

@@ -31,6 +31,11 @@ pub enum StartError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Two pools would give out the same numbers.
+    #[error(
+        "pools {0:?} and {1:?} are on one file system and share numbers of projects; give each its own project_ids"
+    )]
+    Projects(String, String),
     /// The pool.
     #[error("pool {0}")]
     Root(#[from] RootRefusal),
@@ -67,7 +72,12 @@ impl StartError {
         match self {
             Self::Root(RootRefusal::Locked { .. }) => 69,
             Self::FileSystem(error) if error.errno == rustix::io::Errno::WOULDBLOCK => 69,
-            Self::Config(_) | Self::Root(_) | Self::Group(_) | Self::RuleUser(_) | Self::RuleGroup(_) => 78,
+            Self::Config(_)
+            | Self::Projects(..)
+            | Self::Root(_)
+            | Self::Group(_)
+            | Self::RuleUser(_)
+            | Self::RuleGroup(_) => 78,
             Self::FileSystem(_) => 73,
             Self::Rights(_) => 77,
             Self::System(_) => 71,
@@ -141,10 +151,14 @@ fn start(options: &DaemonOptions, mut inherited: Inherited) -> Result<Started, S
     let homes = homes();
     let open = |pool: &PoolConfig| {
         let disk = Pool::open(&pool.root, pool.backend.into(), &homes, &runtime_path)?;
-        let disk = if pool.backend == Backend::Tmpfs { disk.in_memory(pool.memory)? } else { disk };
+        let mut disk = if pool.backend == Backend::Tmpfs { disk.in_memory(pool.memory())? } else { disk };
+        disk.use_projects(pool.project_ids.clone());
         Ok((pool.clone(), disk))
     };
     let pools = Pools::new(config.pool.iter().map(open).collect::<Result<Vec<_>, RootRefusal>>()?);
+    if let Some((one, other)) = pools.with_same_projects() {
+        return Err(StartError::Projects(one.config.name.clone(), other.config.name.clone()));
+    }
     let last = pools.iter().map(|pool| pool.disk.boot()).collect::<Result<Vec<_>, _>>()?;
     // One broker's: of all pools the highest, in case one was left out for a while.
     let last_generation = last.iter().flatten().map(|last| last.generation).max().unwrap_or(0);
@@ -295,6 +309,8 @@ fn start_threads(broker: &Arc<Broker>) -> std::io::Result<()> {
         let tamper = Arc::clone(broker);
         std::thread::Builder::new().name(format!("tamper-{}", pool.0)).spawn(move || tamper.watch_tampering(pool))?;
     }
+    let meter = Arc::clone(broker);
+    std::thread::Builder::new().name("meter".to_owned()).spawn(move || meter.meter())?;
     for number in 0..REAPERS {
         let reaper = Arc::clone(broker);
         std::thread::Builder::new().name(format!("reap-{number}")).spawn(move || reaper.reap())?;

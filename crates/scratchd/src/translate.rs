@@ -12,6 +12,7 @@ use crate::cgroup::KnownCgroups;
 use crate::clock;
 use crate::debt::Debt;
 use crate::pools::{InUse, Pools};
+use crate::quota::firmness;
 use crate::reason::{RequestError, errno_name};
 
 /// A lease id of a request. What is no id can't be a lease's: the same answer as for an unknown one.
@@ -112,12 +113,13 @@ impl Broker {
             areas: lease.areas() as u64,
             parent: lease.parent().map(|parent| parent.to_string()).unwrap_or_default(),
             limits: wire_limits(lease.share()),
-            firmness: wire_firmness(pool.disk.firmness()).into(),
+            firmness: firmness(pool, lease).into(),
             limits_left: wire_left(left),
             create_time: Some(timestamp(lease.created())),
             reason: lease.reason().map(|reason| why(lease, reason)),
             granted_by: lease.granted_by().map(|TenantId(uid)| v1::Tenant { uid, name: String::new() }),
             preemptible: lease.is_preemptible(),
+            used: None,
         }
     }
 
@@ -130,7 +132,7 @@ impl Broker {
             mount_at: if pool.disk.has_paths() { Vec::new() } else { path_bytes(&pool.disk.lease_path(lease.id())) },
             granted_ttl: lease.granted_ttl().map(wire_duration),
             holders: lease.holders().iter().map(|holder| self.wire_holder(lease.id(), holder)).collect(),
-            firmness: wire_firmness(pool.disk.firmness()).into(),
+            firmness: firmness(pool, lease).into(),
             generation,
             fd: false,
             note: note.to_owned(),
@@ -164,7 +166,7 @@ pub(crate) fn record(state: &State, cgroups: &KnownCgroups, pools: &Pools, lease
     let holders = if ends { &[] } else { lease.holders() };
     let parent = lease.parent().and_then(|parent| state.table.lease(parent));
     let parent_pool = parent.map(Lease::pool).filter(|pool| *pool != lease.pool());
-    Record {
+    let mut record = Record {
         id: lease.id().to_string(),
         nonce: lease.nonce().map(|nonce| nonce.to_vec()).unwrap_or_default(),
         uid: lease.tenant().0,
@@ -188,7 +190,11 @@ pub(crate) fn record(state: &State, cgroups: &KnownCgroups, pools: &Pools, lease
         holder_next: lease.holder_next(),
         granted_by: lease.granted_by().map(|by| by.0),
         preemptible: lease.is_preemptible(),
-    }
+        project: 0,
+        subvolume: 0,
+    };
+    record.set_quota(state.quotas.get(&lease.id()).copied().unwrap_or_default());
+    record
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

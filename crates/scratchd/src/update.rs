@@ -1,24 +1,29 @@
-//! Changes a lease's labels.
+//! Changes a lease's labels and limits.
 
-use scratch_lease::Caller;
+use scratch_lease::{Caller, Share};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
 use crate::reason::RequestError;
-use crate::translate::lease_id;
+use crate::translate::{self, lease_id};
 
 impl Broker {
-    /// Changes labels, in the lease's record too before the reply. Runs on a side thread, one lease's in order.
+    /// Changes limits and labels, in the lease's record too before the reply. Runs on a side thread, one lease's in order.
     ///
     /// # Errors
-    /// LEASE_UNKNOWN, LEASE_ENDING, LIMIT_LABELS; the record's writing.
+    /// LEASE_UNKNOWN, LEASE_ENDING, NO_LIMIT, LIMIT_BYTES, LIMIT_INODES, POOL_PROMISED, LIMIT_LABELS, those of the quota:
+    /// nothing has changed then. The record's writing.
     pub(crate) fn update(&self, caller: Caller, request: v1::UpdateLeaseRequest) -> Result<v1::Lease, RequestError> {
         let id = lease_id(&request.lease)?;
-        if request.limits.is_some_and(|limits| limits.bytes != 0 || limits.inodes != 0) {
-            return Err(RequestError::Unimplemented("a limit of bytes or inodes"));
-        }
+        let wanted = translate::share(request.limits);
         let labels = request.labels.into_iter().collect();
-        self.lock().table.update_labels(id, caller, labels, &request.remove_labels)?;
+        let before = self.lock().table.update_labels(id, caller, labels, &request.remove_labels)?;
+        if wanted != Share::default()
+            && let Err(error) = self.resize(caller, id, wanted)
+        {
+            self.lock().table.restore_labels(id, before);
+            return Err(error);
+        }
         self.rewrite_record(id)?;
         let state = self.lock();
         let lease = state.table.get(id, caller)?;

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::broker;
 use crate::failure::Failure;
+use crate::limits::LimitArgs;
 use crate::shell::Shell;
 use crate::{Output, OutputArgs, argument, json, line};
 
@@ -65,6 +66,8 @@ pub(super) struct GrantArgs {
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = argument::label)]
     labels: Vec<(String, String)>,
     #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
     output: OutputArgs,
 }
 
@@ -88,6 +91,8 @@ pub(super) fn grant(args: GrantArgs) -> Result<(), Failure> {
         grace: args.grace,
         tenant: args.tenant,
         preemptible: args.preemptible,
+        limits: args.limits.limits(),
+        soft: args.limits.soft,
         ..GrantOptions::default()
     };
     let lease = Client::connect_or_start(&broker::options())?.grant(&options)?;

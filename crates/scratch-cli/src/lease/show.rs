@@ -109,6 +109,11 @@ fn fields(lease: &v1::Lease) -> Vec<(&'static str, String)> {
         ("labels", labels.join(" ")),
         ("bytes", limit(own.bytes, left.bytes)),
         ("inodes", limit(own.inodes, left.inodes)),
+        (
+            "limits",
+            if lease.limits_left.is_some() { json::firmness(lease.firmness()).to_owned() } else { String::new() },
+        ),
+        ("used", lease.used.map(|used| used_by(&used)).unwrap_or_default()),
         ("ttl", when(json::duration(lease.granted_ttl))),
         ("expires", when(json::time(lease.expire_time))),
         ("since", when(json::time(lease.create_time))),
@@ -123,6 +128,12 @@ fn limit(own: u64, left: Option<u64>) -> String {
         (0, Some(left)) => format!("{left} left of what a lease above has"),
         (own, Some(left)) => format!("{left} left of {own}"),
     }
+}
+
+/// What its quota on disk has.
+fn used_by(used: &v1::Used) -> String {
+    let inodes = used.inodes.map(|inodes| format!("{inodes} inodes"));
+    used.bytes.map(|bytes| format!("{bytes} bytes")).into_iter().chain(inodes).collect::<Vec<_>>().join(", ")
 }
 
 fn holders(holders: &[v1::Holder]) -> Table {

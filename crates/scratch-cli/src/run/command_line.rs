@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::failure::Failure;
 use crate::argument;
+use crate::limits::LimitArgs;
 
 /// Run CMD under a lease of its own: its temporary files are gone when it and all that it left running have ended
 #[derive(Debug, clap::Args)]
@@ -35,36 +35,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(super) private_tmp: bool,
     #[command(flatten)]
-    later: LaterOptions,
+    pub(super) limits: LimitArgs,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub(super) command: Vec<OsString>,
-}
-
-/// Options that have their place in the contract and are refused until they do what they say.
-#[derive(Debug, clap::Args)]
-struct LaterOptions {
-    /// Not in this version
-    #[arg(long, value_name = "BYTES")]
-    size: Option<OsString>,
-    /// Not in this version
-    #[arg(long, value_name = "NUMBER")]
-    inodes: Option<OsString>,
-    /// Not in this version
-    #[arg(long)]
-    soft: bool,
-}
-
-impl RunArgs {
-    /// Better no command than one without the limits that were asked for.
-    pub(super) fn refuse_later_options(&self) -> Result<(), Failure> {
-        let LaterOptions { size, inodes, soft } = &self.later;
-        let given = [("--size", size.is_some()), ("--inodes", inodes.is_some()), ("--soft", *soft)];
-        match given.into_iter().find(|(_, is_given)| *is_given) {
-            Some((option, _)) => Err(Failure::NotYet { option }),
-            None => Ok(()),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -89,7 +63,6 @@ mod tests {
         {
             let args = parse(arguments).unwrap();
             assert_eq!((args.command.len(), args.pool.as_deref()), (4, Some("p")), "{arguments:?}");
-            assert!(args.refuse_later_options().is_ok());
         }
         assert!(parse(&[]).is_err());
         assert!(parse(&["--unknown", "--", "sh"]).is_err());
@@ -110,11 +83,13 @@ mod tests {
     }
 
     #[test]
-    fn options_of_later_versions_are_refused() {
-        let later = [&["--size", "1G"][..], &["--inodes=5"], &["--soft"]];
-        for options in later {
-            let args = parse(&[options, &["--", "true"]].concat()).unwrap();
-            assert!(args.refuse_later_options().is_err(), "{options:?}");
+    fn limits_are_checked() {
+        let args = parse(&["--size", "64MiB", "--inodes=1000", "--soft", "true"]).unwrap();
+        let limits = args.limits.limits();
+        assert_eq!((limits.bytes, limits.inodes, args.limits.soft), (64 << 20, 1000, true));
+        assert_eq!(parse(&["true"]).unwrap().limits.limits(), scratch_client::Limits::default());
+        for wrong in ["--size=0", "--size=much", "--inodes=0", "--inodes=1k"] {
+            assert!(parse(&[wrong, "true"]).is_err(), "{wrong}");
         }
     }
 }

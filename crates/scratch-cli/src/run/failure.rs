@@ -11,8 +11,6 @@ use crate::exit;
 /// A failure of the wrapper; the command has not run, or its end is not known.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    #[error("{option} is not in this version: leave it out")]
-    NotYet { option: &'static str },
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("the lease has no directory that this process can reach: choose another pool with --pool")]
@@ -39,9 +37,7 @@ impl Failure {
         match self {
             Self::Execute { errno: Errno::NOENT | Errno::NOTDIR, .. } => exit::NOT_FOUND,
             Self::Execute { .. } => exit::CANNOT_EXECUTE,
-            Self::NotYet { .. } | Self::Client(_) | Self::NoDirectory | Self::System { .. } | Self::Mounts { .. } => {
-                exit::RUN_FAILED
-            }
+            Self::Client(_) | Self::NoDirectory | Self::System { .. } | Self::Mounts { .. } => exit::RUN_FAILED,
         }
     }
 }

@@ -11,6 +11,8 @@ pub(super) fn grant(client: &Client, args: &RunArgs) -> Result<Lease, Failure> {
         pool: args.pool.clone().unwrap_or_default(),
         labels: args.labels.iter().cloned().collect(),
         lifetime_max: args.ttl,
+        limits: args.limits.limits(),
+        soft: args.limits.soft,
         search_environment: true,
         preemptible: args.preemptible,
         want_mount: true,

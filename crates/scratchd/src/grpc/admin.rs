@@ -64,13 +64,16 @@ impl Service {
     }
 
     fn pool(&self, pool: &InUse) -> v1::PoolStatus {
+        pool.disk.look_at_quotas();
         let mut status = v1::PoolStatus {
             name: pool.config.name.clone(),
             root: path_bytes(pool.disk.path()),
             backend: pool.disk.backend().name().to_owned(),
             firmness: wire_firmness(pool.disk.firmness()).into(),
+            inodes_firmness: wire_firmness(pool.disk.inodes_firmness()).into(),
             ..v1::PoolStatus::default()
         };
+        (status.bytes_promised, status.inodes_promised) = self.0.lock().table.promised(pool.id);
         match pool.disk.space() {
             Ok(space) => {
                 status.bytes_total = space.f_blocks.saturating_mul(space.f_frsize);

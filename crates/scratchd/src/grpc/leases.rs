@@ -110,9 +110,13 @@ impl Leases for Service {
     }
 
     async fn get(&self, request: Request<v1::GetLeaseRequest>) -> Result<Response<v1::Lease>, Status> {
-        let caller = shared(&request)?.caller();
+        let shared = shared(&request)?;
         let lease = lease_id(&request.get_ref().lease).map_err(refused)?;
-        let found = self.0.explained(lease, caller).map_err(|refusal| refused(refusal.into()))?;
+        let mut found = self.0.explained(lease, shared.caller()).map_err(|refusal| refused(refusal.into()))?;
+        if self.0.is_counted(lease) {
+            let broker = Arc::clone(&self.0);
+            found.used = super::blocking(&shared, move || broker.used(lease)).await?;
+        }
         Ok(named_one(found).await)
     }
 

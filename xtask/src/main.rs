@@ -2,6 +2,7 @@
 
 mod bench;
 mod ci;
+mod fuzz;
 mod lint;
 mod step;
 mod test;
@@ -20,6 +21,7 @@ cargo xtask COMMAND
   tidy                        the rules of the house that no compiler checks
   ci                          lint, tidy, test: what must pass before a change goes in
   torture [NAME…]             the long proofs, with figures; --help names them
+  fuzz [TARGET…] [--seconds N] the fuzz targets, on nightly with cargo-fuzz; --help names them
   bench [--json FILE] [CASE…] the benchmarks of docs/performance.md, release build
 ";
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run(),
         Some("ci") => ci::run(),
         Some("torture") => torture::run(&rest),
+        Some("fuzz") => fuzz::run(&rest),
         Some("bench") => bench::run(&rest),
         None | Some("help" | "--help" | "-h") => {
             print!("{HELP}");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 
+use crate::fuzz;
 use crate::step::{Outcome, cargo, step, target_directory};
 
 /// Not one of the daemon's: its own test target, of so many steps.
@@ -11,6 +12,10 @@ const MODEL_STEPS: &str = "1000000";
 
 /// A name, the tests that it stands for, and what they prove.
 type Proof = (&'static str, &'static str, &'static str);
+
+/// Not a test at all: each of the fuzz targets for so many seconds.
+const FUZZ: &str = "fuzz";
+const FUZZ_SECONDS: u32 = 3600;
 
 const PROOFS: &[Proof] = &[
     ("model", MODEL, "a million steps of the decisions under a simulated clock, holders and disk with crashes"),
@@ -23,7 +28,13 @@ const PROOFS: &[Proof] = &[
     ("storm", "storm::", "100 restarts under 50 clients that know every byte"),
     ("scale", "scale::", "10 000 leases ending at once, 100 000 living across restarts"),
     ("time", "time::", "stopped processes, clocks set, suspend"),
+    (FUZZ, FUZZ, "each fuzz target for an hour; needs nightly and cargo-fuzz"),
     ("identity", "identity::", "reused process numbers, exec, fork, threads"),
+    (
+        "hostile",
+        "hostile::",
+        "trees built against the broker, and 10 000 rounds of each race with it; canaries outside",
+    ),
 ];
 
 pub(crate) fn help() -> String {
@@ -49,6 +60,13 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     let mut failed = Vec::new();
     for (name, filter, _) in PROOFS {
         if !arguments.is_empty() && !arguments.iter().any(|word| word == name) {
+            continue;
+        }
+        if *filter == FUZZ {
+            if let Err(why) = fuzz::fuzz(fuzz::TARGETS, FUZZ_SECONDS) {
+                println!("{name}: {why}");
+                failed.push(*name);
+            }
             continue;
         }
         let target = if *filter == MODEL { "model" } else { "e2e" };

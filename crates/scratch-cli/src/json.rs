@@ -151,7 +151,12 @@ fn holder(holder: &v1::Holder) -> Value {
     match &holder.kind {
         Some(Kind::Process(process)) => value["pid"] = json!(process.pid),
         Some(Kind::Ttl(ttl)) => value["expire_time"] = time(ttl.expire_time),
-        Some(Kind::Cgroup(cgroup)) => insert_path(&mut value, &cgroup.path),
+        Some(Kind::Cgroup(cgroup)) => {
+            insert_path(&mut value, &cgroup.path);
+            if cgroup.kill {
+                value["kill"] = json!(true);
+            }
+        }
         Some(Kind::Connection(_) | Kind::Descriptor(_) | Kind::Hold(_)) | None => {}
     }
     value

@@ -34,7 +34,10 @@ pub enum Holder {
 
 /// The directory of a cgroup (version 2), open.
 #[derive(Debug, Clone)]
-pub struct CgroupDirectory(Arc<OwnedFd>);
+pub struct CgroupDirectory {
+    directory: Arc<OwnedFd>,
+    kill: bool,
+}
 
 impl CgroupDirectory {
     /// Opens the cgroup at this path.
@@ -46,17 +49,23 @@ impl CgroupDirectory {
         let opened = rustix::fs::open(path, flags, Mode::empty());
         Ok(Self::from(opened.map_err(|errno| ClientError::io("open cgroup", path, errno))?))
     }
+
+    /// What is still in it when the lease ends is killed, which takes the right to write its cgroup.kill (Linux 5.14).
+    #[must_use]
+    pub fn killed(self) -> Self {
+        Self { kill: true, ..self }
+    }
 }
 
 impl From<OwnedFd> for CgroupDirectory {
     fn from(directory: OwnedFd) -> Self {
-        Self(Arc::new(directory))
+        Self { directory: Arc::new(directory), kill: false }
     }
 }
 
 impl PartialEq for CgroupDirectory {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.directory, &other.directory) && self.kill == other.kill
     }
 }
 
@@ -94,7 +103,7 @@ impl Holder {
             Self::Connection => Kind::Connection(ConnectionHolder {}),
             Self::Ttl(ttl) => Kind::Ttl(TtlHolder { ttl: Some(duration(*ttl)?) }),
             Self::Other(_) => Kind::Process(ProcessHolder { fd: true }),
-            Self::Cgroup(_) => Kind::Cgroup(CgroupHolder { fd: true }),
+            Self::Cgroup(directory) => Kind::Cgroup(CgroupHolder { fd: true, kill: directory.kill }),
             Self::Hold => Kind::Hold(HoldHolder {}),
         };
         Ok(HolderSpec { kind: Some(kind) })
@@ -104,7 +113,7 @@ impl Holder {
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Other(process) => Some(process.0.as_fd()),
-            Self::Cgroup(directory) => Some(directory.0.as_fd()),
+            Self::Cgroup(directory) => Some(directory.directory.as_fd()),
             Self::Process | Self::Connection | Self::Ttl(_) | Self::Hold => None,
         }
     }
@@ -117,7 +126,7 @@ pub(crate) fn passed_process() -> HolderSpec {
 
 /// The cgroup whose directory rides along.
 pub(crate) fn passed_cgroup() -> HolderSpec {
-    HolderSpec { kind: Some(Kind::Cgroup(CgroupHolder { fd: true })) }
+    HolderSpec { kind: Some(Kind::Cgroup(CgroupHolder { fd: true, kill: false })) }
 }
 
 /// The end of a socket pair that rides along.

@@ -35,6 +35,7 @@ pub(crate) struct Table {
 }
 
 /// What a caller is to do next.
+#[expect(clippy::large_enum_variant, reason = "taken apart at once: a box would be an allocation for each answer")]
 pub(crate) enum Next {
     Take(Result<Answer, ClientError>),
     /// Read, for everybody, until its own answer is there.

@@ -12,12 +12,15 @@ mod discover;
 mod end;
 mod error;
 mod files;
+#[doc(hidden)]
+pub mod fuzz;
 mod gone;
 mod inspect;
 mod ladder;
 mod lift;
 mod list;
 mod marker;
+mod memory;
 mod name;
 mod persist;
 mod pool;

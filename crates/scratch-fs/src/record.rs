@@ -145,6 +145,9 @@ pub struct RecordCgroup {
     /// Microseconds that its processes had run when it became a holder: more shows that it has had one since.
     #[prost(uint64, tag = "5")]
     pub usage: u64,
+    /// Its processes are to be killed when the lease ends.
+    #[prost(bool, tag = "6")]
+    pub kill: bool,
 }
 
 /// A record that cannot be used.

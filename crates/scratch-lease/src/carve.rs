@@ -122,6 +122,25 @@ impl Table {
         Share { bytes: left(Resource::Bytes), inodes: left(Resource::Inodes) }
     }
 
+    /// What a lease may take itself: its own limits without those that are carved out of them. `None`: no such lease.
+    #[must_use]
+    pub fn own_part(&self, id: LeaseId) -> Option<Share> {
+        let lease = self.leases.get(&id)?;
+        let below: Vec<_> = self.subtree(id).into_iter().skip(1).filter_map(|id| self.leases.get(&id)).collect();
+        let part = |resource| {
+            let accounts = below.iter().map(|lease| lease.accounts.of(resource));
+            let carved: u64 = accounts.filter(|account| account.above == Some(id)).filter_map(|it| it.limit).sum();
+            Some(lease.accounts.of(resource).limit?.saturating_sub(carved))
+        };
+        Some(Share { bytes: part(Resource::Bytes), inodes: part(Resource::Inodes) })
+    }
+
+    /// The lease that this one's bytes were carved out of.
+    #[must_use]
+    pub fn carved_from(&self, id: LeaseId) -> Option<LeaseId> {
+        self.leases.get(&id)?.accounts.bytes.above
+    }
+
     /// Refuses what does not fit into what is left above.
     pub(crate) fn check_share(&self, grant: &Grant, caller: Caller) -> Result<(), Refusal> {
         let accounts = self.accounts(grant.parent, grant.pool, grant.share);
@@ -256,6 +275,19 @@ mod tests {
         assert_eq!(left(&table, 1), (Some(0), Some(0)));
         go(&mut table, 2);
         assert_eq!(left(&table, 1), (Some(60), Some(6)));
+    }
+
+    #[test]
+    fn a_lease_may_take_itself_what_it_has_not_shared_out() {
+        let mut table = roomy([limited(1, Some(100), Some(10))]);
+        put(&mut table, below(1, limited(2, Some(60), None)));
+        put(&mut table, below(2, limited(3, Some(50), Some(3))));
+        let part = |table: &Table, number| table.own_part(id(number)).map(|part| (part.bytes, part.inodes));
+        assert_eq!(part(&table, 1), Some((Some(40), Some(7))), "the inodes of the third come from the first");
+        assert_eq!((part(&table, 2), part(&table, 3)), (Some((Some(10), None)), Some((Some(50), Some(3)))));
+        assert_eq!((table.carved_from(id(3)), table.carved_from(id(1))), (Some(id(2)), None));
+        go(&mut table, 3);
+        assert_eq!((part(&table, 1), part(&table, 3)), (Some((Some(40), Some(10))), None));
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub(crate) struct Broker {
     pub(crate) measures: Measures,
     /// True once the broker is on its way out: whoever is cut off then has lost nothing.
     pub(crate) stopping: watch::Sender<bool>,
+    /// Whether a handle can be made that its holder stays in, once that was tried.
+    pub(crate) can_contain: OnceLock<bool>,
     next_connection: AtomicU64,
 }
 
@@ -156,6 +158,7 @@ impl Broker {
             ended: Ended::default(),
             measures: Measures::default(),
             stopping: watch::channel(false).0,
+            can_contain: OnceLock::new(),
             next_connection: AtomicU64::new(FIRST_CONNECTION),
         })
     }
@@ -278,7 +281,7 @@ impl Broker {
     /// Moves an ended lease into trash and forgets it; to be tried again as often as need be. `dead` is for a lease that is
     /// in no table any more. What has its name and is not its directory stays.
     pub(crate) fn end_on_disk(&self, id: LeaseId, dead: Option<Dead>) -> Result<(), Box<Debt>> {
-        let known = {
+        let (known, holders) = {
             let state = self.lock();
             let place = state.places.get(&id).copied();
             let lease = state.table.lease(id);
@@ -286,12 +289,20 @@ impl Broker {
             if lease.is_some_and(|lease| !matches!(lease.state(), LeaseState::Ending | LeaseState::Gone { .. })) {
                 return Ok(());
             }
-            lease.zip(place).map(|(lease, place)| Dead { pool: lease.pool(), tenant: lease.tenant().0, place })
+            let known =
+                lease.zip(place).map(|(lease, place)| Dead { pool: lease.pool(), tenant: lease.tenant().0, place });
+            (known, lease.map(|lease| lease.holders().to_vec()).unwrap_or_default())
         };
         // Neither: somebody else has just ended it.
         let Some(dead) = known.or(dead) else { return Ok(()) };
         let owed = |error: FsError| Box::new(lease_debt(id, dead, &error));
         let pool = &self.pools.get(dead.pool).disk;
+        let dying = self.cgroups.kill(id, &holders);
+        let free = |tree| match dying.as_slice() {
+            [] => self.reaper.push(dead.pool, tree, None),
+            dying => self.reaper.hold_back(dead.pool, tree, dying.to_vec()),
+        };
+        pool.end_memory(id, dead.tenant).map_err(owed)?.into_iter().for_each(free);
         let mut freed = None;
         // What has the path of one that is out of sight is nothing to it.
         if !self.free_gone(id, dead).map_err(owed)? {
@@ -309,21 +320,23 @@ impl Broker {
             tracing::warn!(lease = %id, %error, "the record of a lease that is gone stays until the next start, ignoring");
         }
         // After the record: a start that finds one knows by its tree in trash that the lease was ended.
-        freed.into_iter().for_each(|tree| self.reaper.push(dead.pool, tree, None));
+        freed.into_iter().for_each(free);
         self.forget(id);
         Ok(())
     }
 
     /// Drops a lease from memory, with all that watches it.
     fn forget(&self, id: LeaseId) {
-        let holders: Vec<_> = {
+        let (holders, above) = {
             let mut state = self.lock();
             let holders = state.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
+            let above = state.table.carved_from(id);
             state.table.at(clock::now()).forget(id);
             state.identities.remove(&id);
             state.places.remove(&id);
-            holders
+            (holders, above)
         };
+        self.widen_memory(above);
         self.let_go(id, &holders);
         self.activity();
     }

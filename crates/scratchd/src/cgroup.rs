@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use scratch_fs::RecordCgroup;
 use scratch_lease::{CgroupId, Holder, HolderKind, Lease, LeaseId, Parting};
 
+use crate::peer::Identity;
 use crate::reason::RequestError;
 
 const NO_CGROUP: &str = "the descriptor of a cgroup holder must be a cgroup's directory";
@@ -22,6 +23,7 @@ const NO_VERSION_2: &str =
     "no cgroup file system of version 2 is mounted where the broker runs; let a process hold the lease";
 const ROOT: &str = "the root of the cgroup hierarchy never ends; make a cgroup below it and pass that";
 const REMOVED: &str = "the cgroup is removed; make another one";
+const NO_KILL: &str = "this kernel can't kill a cgroup (Linux 5.14 can); leave kill out";
 
 /// A cgroup that is looked at: its own descriptors, none of the client's.
 #[derive(Debug)]
@@ -39,6 +41,15 @@ pub(crate) struct KnownCgroup {
     pub(crate) record: RecordCgroup,
     /// Where it is, for people; empty where the broker does not find it.
     pub(crate) path: PathBuf,
+    /// Of one whose processes are to die with the lease.
+    kill: Option<Kill>,
+}
+
+/// What kills a cgroup's processes, and shows when they have gone: both opened while its tenant's rights were asked.
+#[derive(Debug)]
+struct Kill {
+    word: OwnedFd,
+    events: OwnedFd,
 }
 
 /// What became of the cgroup of a record.
@@ -54,8 +65,9 @@ impl Cgroup {
     /// cgroup's: another file system may never answer.
     ///
     /// # Errors
-    /// HOLDER_INVALID for anything else, for version 1, the root, and what is removed.
-    pub(crate) fn of_directory(passed: &OwnedFd) -> Result<Self, RequestError> {
+    /// HOLDER_INVALID for anything else, for version 1, the root, and what is removed; PERMISSION where its processes are to be
+    /// killed, for `tenant`, and the kernel does not let it.
+    pub(crate) fn of_directory(passed: &OwnedFd, tenant: Option<(&Identity, u32)>) -> Result<Self, RequestError> {
         let mounts = Mounts::read();
         match mounts.kind_of(passed) {
             Some(Kind::Version2) => {}
@@ -69,7 +81,8 @@ impl Cgroup {
         }
         let place = mounts.find(passed, status.st_ino);
         let (root_inode, below, path) = place.unwrap_or_default();
-        let record = RecordCgroup { inode: status.st_ino, root_inode, path: below, populated: false, usage: 0 };
+        let kill = tenant.is_some();
+        let record = RecordCgroup { inode: status.st_ino, root_inode, path: below, populated: false, usage: 0, kill };
         let refused = |errno| match errno {
             Errno::NOENT
                 if rustix::fs::accessat(passed, "cgroup.procs", rustix::fs::Access::EXISTS, AtFlags::empty())
@@ -86,14 +99,19 @@ impl Cgroup {
         let populated = cgroup.is_populated().map_err(refused)?;
         cgroup.populated = populated;
         let record = RecordCgroup { usage, populated, ..cgroup.known.record.clone() };
-        cgroup.known = Arc::new(KnownCgroup { record, path });
+        let kill = tenant.map(|(identity, broker)| Kill::open(passed.as_fd(), identity, broker)).transpose();
+        let kill = kill.map_err(|errno| match errno {
+            Errno::NOENT => RequestError::Holder(NO_KILL),
+            errno => scratch_fs::FsError::new("open cgroup.kill of", &path, errno).into(),
+        })?;
+        cgroup.known = Arc::new(KnownCgroup { record, path, kill });
         Ok(cgroup)
     }
 
     /// The cgroup of a record of this boot. No cgroup of version 2 ever changes its path or gets another's inode: so what is
     /// not at its place below its root is gone.
-    pub(crate) fn find(mounts: &Mounts, record: &RecordCgroup) -> Found {
-        let Some((mount, root)) = mounts.root(record.root_inode).filter(|_| !record.path.is_empty()) else {
+    pub(crate) fn find(mounts: &Mounts, record: &RecordCgroup, (tenant, broker): (&Identity, u32)) -> Found {
+        let Some((mount, root)) = mounts.roots(record.root_inode).next().filter(|_| !record.path.is_empty()) else {
             return Found::Unknown;
         };
         let Ok(below) = CString::new(record.path.clone()) else { return Found::Unknown };
@@ -108,8 +126,17 @@ impl Cgroup {
             Err(_) => return Found::Unknown,
         }
         let path = mount.join(OsString::from_vec(record.path.clone()));
-        match Self::open(directory.as_fd(), record.clone(), path) {
-            Ok(mut cgroup) => cgroup.ended().map_or_else(|| Found::There(cgroup), Found::Gone),
+        let kill = record.kill.then(|| mounts.kill_of(record, &below, (tenant, broker))).transpose();
+        let kill = kill.unwrap_or_else(|errno| {
+            tracing::warn!(path = %path.display(), %errno, "processes of a cgroup can't be killed any more, ignoring");
+            None
+        });
+        match Self::open(directory.as_fd(), record.clone(), path.clone()) {
+            Ok(cgroup) => {
+                let known = Arc::new(KnownCgroup { record: record.clone(), path, kill });
+                let mut cgroup = Self { known, ..cgroup };
+                cgroup.ended().map_or_else(|| Found::There(cgroup), Found::Gone)
+            }
             Err(Errno::NOENT | Errno::NODEV) => Found::Gone(Parting::Removed),
             Err(_) => Found::Unknown,
         }
@@ -121,7 +148,7 @@ impl Cgroup {
         let populated = record.populated;
         // Our own: closing the client's may be left to those who close such things.
         let directory = open(".", OFlags::PATH | OFlags::DIRECTORY)?;
-        Ok(Self { known: Arc::new(KnownCgroup { record, path }), directory, events, populated })
+        Ok(Self { known: Arc::new(KnownCgroup { record, path, kill: None }), directory, events, populated })
     }
 
     /// How it has ended, if it has; after a look.
@@ -164,7 +191,7 @@ impl Cgroup {
     }
 
     fn is_populated(&self) -> Result<bool, Errno> {
-        Ok(number(&read(self.events.as_fd())?, "populated").ok_or(Errno::INVAL)? != 0)
+        is_populated(self.events.as_fd())
     }
 
     /// Microseconds that processes in it, and in cgroups below it, have run so far.
@@ -173,6 +200,10 @@ impl Cgroup {
         let stat = rustix::fs::openat(&self.directory, "cpu.stat", flags, Mode::empty())?;
         number(&read(stat.as_fd())?, "usage_usec").ok_or(Errno::INVAL)
     }
+}
+
+fn is_populated(events: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(number(&read(events)?, "populated").ok_or(Errno::INVAL)? != 0)
 }
 
 /// From the beginning: each read is a look of its own.
@@ -187,10 +218,45 @@ fn number(text: &str, word: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
+impl Kill {
+    /// With the tenant's rights: the kernel says whether it may kill what is in there.
+    fn open(cgroup: BorrowedFd<'_>, tenant: &Identity, broker: u32) -> Result<Self, Errno> {
+        let _rights = tenant.assume(broker)?;
+        let open = |name: &str, flags| {
+            rustix::fs::openat(cgroup, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        };
+        Ok(Self { word: open("cgroup.kill", OFlags::WRONLY)?, events: open("cgroup.events", OFlags::RDONLY)? })
+    }
+}
+
 impl KnownCgroup {
     /// One that can't be looked at.
     pub(crate) fn of(record: &RecordCgroup) -> Self {
-        Self { record: record.clone(), path: PathBuf::from(OsString::from_vec(record.path.clone())) }
+        Self { record: record.clone(), path: PathBuf::from(OsString::from_vec(record.path.clone())), kill: None }
+    }
+
+    /// Whether its processes die with the lease.
+    pub(crate) fn kills(&self) -> bool {
+        self.kill.is_some()
+    }
+
+    /// Kills what is in it. False: nothing was, or is to be.
+    pub(crate) fn kill(&self) -> bool {
+        let Some(kill) = self.kill.as_ref().filter(|_| self.has_to_die()) else { return false };
+        match rustix::io::write(&kill.word, b"1") {
+            Ok(_) => true,
+            // It was removed: nothing is in it.
+            Err(Errno::NODEV) => false,
+            Err(errno) => {
+                tracing::warn!(path = %self.path.display(), %errno, "what is in a cgroup is not killed, ignoring");
+                false
+            }
+        }
+    }
+
+    /// Whether something is in it that is to die with the lease. What can't be looked at is not waited for.
+    pub(crate) fn has_to_die(&self) -> bool {
+        self.kill.as_ref().is_some_and(|kill| is_populated(kill.events.as_fd()) == Ok(true))
     }
 }
 
@@ -213,6 +279,15 @@ impl KnownCgroups {
 
     pub(crate) fn get(&self, lease: LeaseId, id: CgroupId) -> Option<Arc<KnownCgroup>> {
         self.lock().get(&lease)?.iter().find(|known| known.record.inode == id.0).cloned()
+    }
+
+    /// Kills what is in those of these holders of a lease that say so, and gives those in which something was.
+    pub(crate) fn kill(&self, lease: LeaseId, holders: &[Holder]) -> Vec<Arc<KnownCgroup>> {
+        let known = |holder: &Holder| match holder.kind {
+            HolderKind::Cgroup(id) => self.get(lease, id),
+            _ => None,
+        };
+        holders.iter().filter_map(known).filter(|cgroup| cgroup.kill()).collect()
     }
 
     /// These holders hold a lease no more.
@@ -283,12 +358,27 @@ impl Mounts {
         self.devices.get(&(status.stx_dev_major, status.stx_dev_minor)).copied()
     }
 
-    /// The mount whose root is this cgroup.
-    fn root(&self, inode: u64) -> Option<(&Path, OwnedFd)> {
-        self.version_2.iter().find_map(|mount| {
+    /// The mounts whose root is this cgroup.
+    fn roots(&self, inode: u64) -> impl Iterator<Item = (&Path, OwnedFd)> {
+        self.version_2.iter().filter_map(move |mount| {
             let root = open_root(mount)?;
             (rustix::fs::fstat(&root).ok()?.st_ino == inode).then_some((mount.as_path(), root))
         })
+    }
+
+    /// Through any mount: one of them may be read-only.
+    fn kill_of(&self, record: &RecordCgroup, below: &CString, tenant: (&Identity, u32)) -> Result<Kill, Errno> {
+        let mut last = Err(Errno::NOENT);
+        for (_, root) in self.roots(record.root_inode) {
+            last = scratch_fs::open_directory_beneath(root.as_fd(), below).and_then(|directory| {
+                let same = rustix::fs::fstat(&directory)?.st_ino == record.inode;
+                if same { Kill::open(directory.as_fd(), tenant.0, tenant.1) } else { Err(Errno::NOENT) }
+            });
+            if last.is_ok() {
+                break;
+            }
+        }
+        last
     }
 
     /// Where a descriptor's cgroup is: its root's inode, the path below that, and the whole one. The path that the kernel gives
@@ -360,7 +450,7 @@ mod tests {
     fn what_is_no_cgroup_is_refused() {
         for path in ["/proc/self/stat", "/"] {
             let other = OwnedFd::from(std::fs::File::open(path).unwrap());
-            assert!(matches!(Cgroup::of_directory(&other), Err(RequestError::Holder(_))), "{path}");
+            assert!(matches!(Cgroup::of_directory(&other, None), Err(RequestError::Holder(_))), "{path}");
         }
     }
 }

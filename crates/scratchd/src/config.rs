@@ -30,6 +30,12 @@ pub struct Config {
     /// Who has what else; the first that fits.
     #[serde(default)]
     pub rule: Vec<RuleConfig>,
+    /// What the broker denies itself.
+    #[serde(default)]
+    pub confine: ConfineConfig,
+    /// Handles of directories.
+    #[serde(default)]
+    pub handles: HandlesConfig,
 }
 
 /// One pool.
@@ -46,6 +52,15 @@ pub struct PoolConfig {
     /// How full it may be.
     #[serde(default)]
     pub high_water: HighWaterConfig,
+    /// Of `tmpfs`: what all its leases together may take of memory.
+    #[serde(default = "memory_size", deserialize_with = "size")]
+    pub memory: u64,
+    /// Of `tmpfs`: bytes of a lease that asks for no limit.
+    #[serde(default = "lease_bytes", deserialize_with = "size")]
+    pub lease_bytes: u64,
+    /// Of `tmpfs`: inodes of a lease that asks for no limit.
+    #[serde(default = "lease_inodes")]
+    pub lease_inodes: u64,
 }
 
 /// How full a pool may be before nothing more is granted in it.
@@ -62,6 +77,39 @@ pub struct HighWaterConfig {
     pub end_preemptible: bool,
 }
 
+fn memory_size() -> u64 {
+    1 << 30
+}
+
+fn lease_bytes() -> u64 {
+    64 << 20
+}
+
+fn lease_inodes() -> u64 {
+    4096
+}
+
+/// Handles of directories.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HandlesConfig {
+    /// What a client gets where a handle can't be made that it stays in.
+    pub uncontained: Uncontained,
+    /// Nothing can be executed through one.
+    pub noexec: bool,
+}
+
+/// What is done where a directory's handle can't be contained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Uncontained {
+    /// None is given.
+    #[default]
+    Refuse,
+    /// A plain descriptor, which leads out of the directory.
+    Plain,
+}
+
 /// How a pool stores its areas.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -71,7 +119,7 @@ pub enum Backend {
     Dir,
     /// A subvolume a lease; not in this version.
     Btrfs,
-    /// A detached tmpfs a lease; not in this version.
+    /// A detached tmpfs a lease.
     Tmpfs,
 }
 
@@ -204,6 +252,20 @@ impl Default for KeepConfig {
     }
 }
 
+/// What the broker denies itself.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConfineConfig {
+    /// System calls that a broker has no use for, by a seccomp filter.
+    pub system_calls: bool,
+}
+
+impl Default for ConfineConfig {
+    fn default() -> Self {
+        Self { system_calls: true }
+    }
+}
+
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -274,8 +336,15 @@ impl Config {
     /// One pool and defaults for all else.
     #[must_use]
     pub fn of_pool(root: PathBuf) -> Self {
-        let (name, high_water) = ("default".to_owned(), HighWaterConfig::default());
-        let pool = PoolConfig { name, root, backend: Backend::Dir, high_water };
+        let pool = PoolConfig {
+            name: "default".to_owned(),
+            root,
+            backend: Backend::Dir,
+            high_water: HighWaterConfig::default(),
+            memory: memory_size(),
+            lease_bytes: lease_bytes(),
+            lease_inodes: lease_inodes(),
+        };
         Self {
             pool: vec![pool],
             restart: RestartConfig::default(),
@@ -283,6 +352,8 @@ impl Config {
             limits: LimitsConfig::default(),
             keep: KeepConfig::default(),
             rule: Vec::new(),
+            confine: ConfineConfig::default(),
+            handles: HandlesConfig::default(),
         }
     }
 
@@ -307,9 +378,14 @@ impl Config {
             if !pool.root.is_absolute() {
                 return Some(format!("pool {:?}: root must be an absolute path", pool.name));
             }
-            if pool.backend != Backend::Dir {
-                let backend = format!("{:?}", pool.backend).to_lowercase();
-                return Some(format!("pool {:?}: backend {backend:?} is not in this version; use \"dir\"", pool.name));
+            if pool.backend == Backend::Btrfs {
+                return Some(format!("pool {:?}: backend \"btrfs\" is not in this version; use \"dir\"", pool.name));
+            }
+            if pool.lease_bytes == 0 || pool.lease_inodes == 0 || pool.lease_bytes > pool.memory {
+                return Some(format!(
+                    "pool {:?}: lease_bytes and lease_inodes must not be 0, nor lease_bytes over memory",
+                    pool.name
+                ));
             }
         }
         let all_limits = self.rule.iter().map(|rule| &rule.held_to).chain([&self.limits]);
@@ -411,7 +487,10 @@ mod tests {
             (format!("{pool}high_water = {{ bytes = \"101%\" }}\n"), "no share"),
             (format!("{pool}high_water = {{ bytes = \"9\" }}\n"), "no share"),
             (format!("{pool}backend = \"zfs\"\n"), "zfs"),
-            (format!("{pool}backend = \"tmpfs\"\n"), "not in this version"),
+            (format!("{pool}backend = \"btrfs\"\n"), "not in this version"),
+            (format!("{pool}backend = \"tmpfs\"\nmemory = \"1MiB\"\n"), "lease_bytes over memory"),
+            (format!("{pool}lease_inodes = 0\n"), "must not be 0"),
+            (format!("{pool}[handles]\nuncontained = \"some\"\n"), "some"),
             (format!("{pool}{pool}"), "name or root of another"),
             (format!("{pool}[[pool]]\nname = \"q\"\nroot = \"/p/q\"\n"), "inside another"),
             ("[[pool]]\nname = \"p\"\nroot = \"p\"\n".to_owned(), "absolute"),

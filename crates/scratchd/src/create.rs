@@ -265,24 +265,16 @@ impl Broker {
         }
     }
 
-    /// A directory as it may be given to a client. Whoever holds a plain descriptor can climb out of it with `..`, so that
-    /// the system broker gives a mount of its own; a session broker's clients are all one user, whom it keeps from nothing.
-    pub(crate) fn contained(&self, directory: OwnedFd) -> Result<OwnedFd, Errno> {
-        if self.session { Ok(directory) } else { scratch_sys::contained_directory(directory.as_fd()) }
-    }
-
     fn with_handle(&self, directory: BorrowedFd<'_>, plan: &Plan<'_>, name: CString) -> Result<Made, RequestError> {
         if !plan.want_handle {
             return Ok(named(plan, name, None));
         }
-        let handle = scratch_fs::open_directory(directory, &name).and_then(|opened| self.contained(opened));
-        match handle {
-            Ok(handle) => Ok(named(plan, name, Some(handle))),
-            Err(errno) => {
-                let shown = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
-                Err(FsError::new("open a contained handle of", shown, errno).into())
-            }
-        }
+        let opened = scratch_fs::open_directory(directory, &name).map_err(|errno| {
+            let shown = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
+            FsError::new("open directory", shown, errno)
+        })?;
+        let handle = self.contained(opened)?;
+        Ok(named(plan, name, Some(handle)))
     }
 
     /// Enters what was made into the table. If the lease has ended meanwhile, it is all taken back.

@@ -36,11 +36,11 @@ pub(crate) fn may_ask(broker: &Broker, client: &Client, op: &Op) -> Result<(), R
     let is_own = |lease: &str| lease.is_empty() || lease.parse() == Ok(own);
     let refused = match op {
         Op::Ping(_) | Op::Release(_) | Op::Delegate(_) => return Ok(()),
-        // The descriptor that a session broker gives for a directory leads out of it.
-        Op::Grant(grant) if grant.want_handle && broker.session => {
+        // The plain descriptor that this broker gives for a directory leads out of it.
+        Op::Grant(grant) if grant.want_handle && broker.gives_plain() => {
             "handle of a directory, which this broker can't contain"
         }
-        Op::Create(create) if create.want_handle && create.kind() == Kind::Directory && broker.session => {
+        Op::Create(create) if create.want_handle && create.kind() == Kind::Directory && broker.gives_plain() => {
             "handle of a directory, which this broker can't contain"
         }
         Op::Create(create) if is_foreign(create) => "directory that the client passes",

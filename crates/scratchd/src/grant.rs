@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
-use scratch_fs::{FsError, Owner, Place, Record};
+use scratch_fs::{Firmness, FsError, Owner, Place, Record};
 use scratch_lease::{Caller, Grant, Granted, HolderId, LeaseId, NewHolder, Refusal, Share};
 use scratch_proto::v1;
 
@@ -59,6 +59,7 @@ impl Broker {
                 if asking.caller.confined_to.is_some() {
                     // Who is confined has no name space that it would be in.
                     granted.path.clear();
+                    granted.mount_at.clear();
                 }
                 Ok(granted)
             }
@@ -116,14 +117,16 @@ impl Broker {
         let id = new_id()?;
         let parent =
             if request.parent.is_empty() { asking.caller.confined_to } else { Some(lease_id(&request.parent)?) };
+        let pool = self.pool_for(&request.pool, parent, asking.caller)?;
+        let share = self.share_in(pool, parent, &request)?;
         let grant = Grant {
             id,
             tenant: asking.caller.tenant,
-            pool: self.pool_for(&request.pool, parent, asking.caller)?.id,
+            pool: pool.id,
             nonce: <[u8; 16]>::try_from(request.nonce.as_slice()).ok(),
             parent,
             holders: holders.iter().map(|(holder, _, _)| *holder).collect(),
-            share: translate::share(request.limits),
+            share,
             lifetime_max: request.lifetime_max.map(duration).transpose()?.filter(|time| !time.is_zero()),
             labels: request.labels.into_iter().collect(),
             search_environment: request.search_environment,
@@ -152,20 +155,13 @@ impl Broker {
         request: v1::GrantRequest,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(v1::GrantResponse, Option<OwnedFd>), RequestError> {
-        let (caller, wanted) = (asking.caller, request.want_handle);
+        let (caller, wanted) = (asking.caller, (request.want_handle, request.want_mount));
         let mut granted = self.grant(asking, request, descriptors)?;
-        if !wanted {
-            return Ok((granted, None));
-        }
         let id = lease_id(&granted.id)?;
-        let handle = self.open_lease(id).and_then(|opened| {
-            let path = self.pool_of(id).map(|pool| pool.disk.lease_path(id)).unwrap_or_default();
-            self.contained(opened).map_err(|errno| FsError::new("open a contained handle of", path, errno).into())
-        });
-        match handle {
+        match self.wanted_handle(wanted, id) {
             Ok(handle) => {
-                granted.fd = true;
-                Ok((granted, Some(handle)))
+                granted.fd = handle.is_some();
+                Ok((granted, handle))
             }
             Err(error) => {
                 self.revoke(caller, id, None)?;
@@ -205,10 +201,32 @@ impl Broker {
         if !matches!(request.nonce.len(), 0 | 16) {
             return Err(RequestError::Request("a nonce has 16 bytes, or none"));
         }
-        if translate::share(request.limits) != Share::default() && !request.soft {
-            return Err(RequestError::LimitsNotFirm);
-        }
         Ok(())
+    }
+
+    /// The limits of a lease to be. One in memory has some in any case: those of its pool, or where less is left above, half
+    /// of that.
+    fn share_in(
+        &self,
+        pool: &InUse,
+        parent: Option<LeaseId>,
+        request: &v1::GrantRequest,
+    ) -> Result<Share, RequestError> {
+        let asked = translate::share(request.limits);
+        if pool.disk.has_paths() {
+            let is_firm = asked == Share::default() || request.soft || pool.disk.firmness() != Firmness::Soft;
+            return if is_firm { Ok(asked) } else { Err(RequestError::LimitsNotFirm) };
+        }
+        let left = {
+            let state = self.lock();
+            let above = parent.and_then(|parent| state.table.lease(parent)).filter(|above| above.pool() == pool.id);
+            above.map(|above| state.table.left(above)).unwrap_or_default()
+        };
+        let default = |left: Option<u64>, default: u64| left.map_or(default, |left| default.min(left / 2)).max(1);
+        Ok(Share {
+            bytes: asked.bytes.or_else(|| Some(default(left.bytes, pool.config.lease_bytes))),
+            inodes: asked.inodes.or_else(|| Some(default(left.inodes, pool.config.lease_inodes))),
+        })
     }
 
     /// The ids of the holders, in their order: one may be gone again before it is watched.
@@ -244,7 +262,10 @@ impl Broker {
             Owner::Tenant { uid: identity.uid, gid: identity.gid }
         };
         let pool = self.pool_of(id).ok_or(Refusal::LeaseUnknown)?;
-        let made = pool.disk.make_lease(id, owner, &mut record);
+        let above = self.lock().table.carved_from(id);
+        let made = above
+            .map_or(Ok(()), |above| self.fit_memory(above))
+            .and_then(|()| pool.disk.make_lease(id, owner, &mut record));
         {
             let mut state = self.lock();
             if made.is_ok() {
@@ -257,6 +278,7 @@ impl Broker {
             }
         }
         if made.is_err() {
+            self.widen_memory(above);
             self.activity();
         }
         Ok(made?)

@@ -77,9 +77,9 @@ impl Passed<'_> {
         Err(RequestError::Holder(else_say))
     }
 
-    fn cgroup(&mut self) -> Result<Cgroup, RequestError> {
+    fn cgroup(&mut self, tenant: Option<(&Identity, u32)>) -> Result<Cgroup, RequestError> {
         let next = self.rest.next().ok_or(RequestError::DescriptorCount { expected: 1, received: 0 })?;
-        let cgroup = Cgroup::of_directory(&next);
+        let cgroup = Cgroup::of_directory(&next, tenant);
         self.side.close(vec![next]);
         cgroup
     }
@@ -199,7 +199,8 @@ impl Asking {
                 if !wanted.fd {
                     return Err(RequestError::Holder("a cgroup holder needs its cgroup's directory; set fd"));
                 }
-                let cgroup = passed.cgroup()?;
+                let broker = rustix::process::geteuid().as_raw();
+                let cgroup = passed.cgroup(wanted.kill.then_some((&*self.identity, broker)))?;
                 let id = CgroupId(cgroup.known.record.inode);
                 Ok((NewHolder::Cgroup(id), Watched::Cgroup(Box::new(cgroup)), ""))
             }

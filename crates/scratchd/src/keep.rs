@@ -62,6 +62,7 @@ impl Broker {
         };
         let tenant = self.lock().table.lease(id).map_or(self.uid, |lease| lease.tenant().0);
         tracing::info!(lease = %id, reason = reason.code(), "lease has ended and is kept: {reason}");
+        self.cgroups.kill(id, &holders);
         self.let_go(id, &holders);
         self.arm_timer();
         self.activity();

@@ -9,6 +9,7 @@ use scratch_fs::{DebtBook, Leftover, Removal, Rights, TrashName};
 use scratch_lease::{BootTime, LeaseId, PoolId};
 
 use crate::broker::{Broker, Dead};
+use crate::cgroup::KnownCgroup;
 use crate::clock;
 use crate::debt::{Debt, Debts, Subject};
 use crate::turns::Turns;
@@ -23,6 +24,10 @@ const MANY: usize = 64;
 /// however long it takes to find out where it was.
 const TURN: Duration = Duration::from_millis(100);
 const TURNS_DOUBLED_MAX: u32 = 8;
+
+/// How long killed processes are waited for, and how often they are looked at.
+const DIES_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// How often the book of debts is written at most.
 const BOOK_EVERY: Duration = Duration::from_secs(1);
@@ -52,6 +57,9 @@ struct Queue {
     debts: Debts,
     book: Book,
     when_freed: HashMap<Subject, Vec<WhenFreed>>,
+    /// Trees whose processes are dying, among those that are worked on; and when they are looked at next.
+    held_back: Vec<HeldBack>,
+    next_look: BootTime,
     /// A thread looks again by itself in a moment.
     lingering: bool,
 }
@@ -63,6 +71,14 @@ struct Rest {
     left: Vec<Leftover>,
     names_removed: u64,
     turns: u32,
+}
+
+/// A tree that is not freed before these cgroups are empty, or for so long.
+struct HeldBack {
+    pool: PoolId,
+    tree: TrashName,
+    dying: Vec<Arc<KnownCgroup>>,
+    until: BootTime,
 }
 
 /// How far the debts on disk are those in memory.
@@ -80,6 +96,8 @@ struct Book {
 enum Task {
     /// Try this. `alone`: nothing else is waiting; `foreign`: whoever owns what is in it.
     Try { subject: Subject, alone: bool, foreign: bool },
+    /// Look whether the processes of these are dead.
+    Look(Vec<HeldBack>),
     /// Write down what is owed, in each pool.
     Write(Vec<(PoolId, DebtBook)>),
 }
@@ -125,6 +143,32 @@ impl Reaper {
         if wake {
             self.changed.notify_one();
         }
+    }
+
+    /// Hands over an ended tree whose processes were killed and may not be dead yet.
+    pub(crate) fn hold_back(&self, pool: PoolId, tree: TrashName, dying: Vec<Arc<KnownCgroup>>) {
+        let mut queue = self.lock();
+        queue.working.insert(Subject::Trash(pool, tree));
+        queue.held_back.push(HeldBack { pool, tree, dying, until: clock::now() + DIES_WITHIN });
+        drop(queue);
+        self.changed.notify_one();
+    }
+
+    /// What was looked at: freed, or held back for longer.
+    fn looked_at(&self, held_back: Vec<HeldBack>) {
+        let now = clock::now();
+        let is_over = |held: &HeldBack| held.until <= now || !held.dying.iter().any(|cgroup| cgroup.has_to_die());
+        let (over, still): (Vec<_>, Vec<_>) = held_back.into_iter().partition(is_over);
+        let mut queue = self.lock();
+        for held in over {
+            let subject = Subject::Trash(held.pool, held.tree);
+            queue.working.remove(&subject);
+            queue.waiting.push(held.tree.tenant, subject);
+        }
+        queue.held_back.extend(still);
+        queue.next_look = now + LOOK_EVERY;
+        drop(queue);
+        self.changed.notify_one();
     }
 
     /// Waits for the trees of a lease that are on their way; what has become debt by now is told as such.
@@ -300,6 +344,9 @@ impl Reaper {
             if let Some(books) = queue.books_to_write(now) {
                 return Task::Write(books);
             }
+            if !queue.held_back.is_empty() && queue.next_look <= now {
+                return Task::Look(std::mem::take(&mut queue.held_back));
+            }
             for subject in queue.debts.due(now).collect::<Vec<_>>() {
                 if !queue.is_under_way(&subject) {
                     queue.try_again(subject);
@@ -323,7 +370,8 @@ impl Reaper {
             let overdue_is_under_way = Duration::from_secs(1);
             let retry = queue.debts.next_try().map(|time| time.duration_since(now).max(overdue_is_under_way));
             let write = queue.is_book_behind().then(|| queue.book.next.duration_since(now));
-            let wait = retry.into_iter().chain(write).min();
+            let look = (!queue.held_back.is_empty()).then(|| queue.next_look.duration_since(now));
+            let wait = retry.into_iter().chain(write).chain(look).min();
             linger = true;
             queue = match wait {
                 None => self.changed.wait(queue).expect("a thread that panics ends the process"),
@@ -424,6 +472,7 @@ impl Broker {
         loop {
             match self.reaper.next() {
                 Task::Try { subject, alone, foreign } => self.try_once(subject, alone, foreign),
+                Task::Look(held_back) => self.reaper.looked_at(held_back),
                 Task::Write(books) => {
                     for (pool, book) in books {
                         if let Err(error) = self.pools.get(pool).disk.write_debts(&book) {
@@ -480,9 +529,8 @@ impl Broker {
         let begun = Instant::now();
         let (entries, turns) = (std::mem::take(&mut rest.entries), rest.turns);
         let is_over = || self.reaper.is_over(tree, begun, turns);
-        let trash = self.pools.get(pool).disk.trash();
         let Removal { names_removed, left, unfinished } =
-            scratch_fs::remove_in_turns(trash, entries, rights, workers, &is_over);
+            self.pools.get(pool).disk.remove(tree, entries, rights, workers, &is_over);
         rest.names_removed += names_removed;
         rest.left.extend(left);
         if !unfinished.is_empty() {

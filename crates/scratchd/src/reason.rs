@@ -114,6 +114,14 @@ pub(crate) enum RequestError {
     MessageGarbled,
     #[error("there is no such service or name here; the reflection service lists them")]
     ServiceUnknown,
+    #[error("this broker can't make a handle that its holder stays in: {}; see handles.uncontained", errno_name(*.0))]
+    HandleUncontained(Errno),
+    #[error(
+        "this lease lies in memory that an earlier broker had and took along: what has it attached keeps it, the broker can \
+         make and see nothing in it"
+    )]
+    MemoryLost,
+
     #[error(transparent)]
     FileSystem(#[from] FsError),
 }
@@ -173,6 +181,9 @@ impl RequestError {
             Self::MessageTooLarge => (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
             Self::MessageGarbled => (Code::InvalidArgument, "MESSAGE_GARBLED"),
             Self::ServiceUnknown => (Code::NotFound, "SERVICE_UNKNOWN"),
+            Self::HandleUncontained(_) => (Code::FailedPrecondition, "HANDLE_UNCONTAINED"),
+            Self::MemoryLost => (Code::FailedPrecondition, "MEMORY_LOST"),
+
             Self::FileSystem(error) => errno_code_and_reason(error.errno),
         }
     }
@@ -198,6 +209,7 @@ impl RequestError {
                 };
                 refusal_limit(refusal).map(|limit| ("limit", limit)).into_iter().chain(more).collect()
             }
+            Self::HandleUncontained(errno) => vec![("errno", errno_name(*errno))],
             Self::AreaUnknown(path) | Self::PoolLost(path) => vec![("path", shortened(percent(path.as_os_str())))],
             Self::LimitUnread { limit }
             | Self::LimitConnections { limit }

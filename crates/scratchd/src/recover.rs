@@ -107,6 +107,7 @@ impl Broker {
             std::mem::take(&mut ground.gone).into_values().for_each(|name| self.discard(ground.pool.id, name, None));
         }
         self.side.close(start.survived.descriptors.into_values().collect());
+        self.end_forgotten_memories();
         self.pools.iter().try_for_each(|pool| pool.disk.set_boot(boot))?;
         self.end_the_dead();
         // Perhaps they were not measured yet.
@@ -174,6 +175,23 @@ impl Broker {
         }
     }
 
+    /// What the broker before has held in memory, of leases of which nothing else is left. One of which nothing is known has
+    /// its directory still.
+    fn end_forgotten_memories(&self) {
+        for pool in self.pools.iter() {
+            for (lease, _) in pool.disk.memories() {
+                let is_known = self.lock().table.lease(lease).is_some();
+                if is_known || !matches!(pool.disk.directory(lease), Ok(None)) {
+                    continue;
+                }
+                match pool.disk.end_memory(lease, self.uid) {
+                    Ok(tree) => tree.into_iter().for_each(|tree| self.reaper.push(pool.id, tree, None)),
+                    Err(error) => tracing::error!(%lease, %error, "what a dead lease has in memory can't be freed"),
+                }
+            }
+        }
+    }
+
     /// Leases without a living holder go out of sight, after the search for their processes.
     fn end_the_dead(self: &Arc<Self>) {
         self.settle();
@@ -189,10 +207,10 @@ impl Broker {
         let parent = self.parent_of(record, &mut start.recovery);
         let now = clock::now();
         let mut found = Evidence::default();
-        let recorded: Vec<_> =
-            record.holders.iter().map(|holder| (holder.id, start.recorded_holder(lease, holder, &mut found))).collect();
-        let holders = start.recovery.holders(recorded, Duration::from_nanos(record.grace), now);
         let identity = Identity { uid: record.uid, gid: record.gid, groups: record.groups.clone() };
+        let mut look = |holder| start.recorded_holder((lease, &identity, self.uid), holder, &mut found);
+        let recorded: Vec<_> = record.holders.iter().map(|holder| (holder.id, look(holder))).collect();
+        let holders = start.recovery.holders(recorded, Duration::from_nanos(record.grace), now);
         let holders = {
             let mut state = self.lock();
             state.identities.insert(lease, Arc::new(identity));
@@ -327,10 +345,10 @@ impl Ground<'_> {
 }
 
 impl Start {
-    /// A holder as its record names it, with what is known of it now.
+    /// A holder as its record names it, with what is known of it now; of a lease of this tenant, by this user's broker.
     fn recorded_holder(
         &mut self,
-        lease: LeaseId,
+        (lease, tenant, broker): (LeaseId, &Identity, u32),
         holder: &RecordHolder,
         found: &mut Evidence,
     ) -> (RecordedHolder, Known) {
@@ -343,7 +361,7 @@ impl Start {
                 (RecordedHolder::Process(id), known)
             }
             Some(RecordHolderKind::Cgroup(cgroup)) => {
-                let known = match Cgroup::find(self.mounts.get_or_insert_with(Mounts::read), cgroup) {
+                let known = match Cgroup::find(self.mounts.get_or_insert_with(Mounts::read), cgroup, (tenant, broker)) {
                     cgroup::Found::There(cgroup) => {
                         found.known.push(Arc::clone(&cgroup.known));
                         found.cgroups.insert(CgroupId(cgroup.known.record.inode), cgroup);

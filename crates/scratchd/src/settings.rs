@@ -13,7 +13,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 
 use crate::broker::Broker;
-use crate::config::{Config, LimitsConfig};
+use crate::config::{Config, HandlesConfig, LimitsConfig};
 use crate::peer::{Identity, Overflow};
 use crate::rules::{Rule, RuleConfig};
 use crate::start::StartError;
@@ -27,6 +27,7 @@ pub(crate) struct Settings {
     pub(crate) rules: Vec<Rule>,
     /// What an id stands for that has none in this user name space.
     pub(crate) overflow: Overflow,
+    pub(crate) handles: HandlesConfig,
 }
 
 /// The settings in force.
@@ -54,6 +55,7 @@ impl Settings {
             admin_group: group,
             rules: config.rule.iter().map(Rule::of).collect::<Result<_, _>>()?,
             overflow: Overflow::look(),
+            handles: config.handles,
         })
     }
 

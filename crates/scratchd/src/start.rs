@@ -10,7 +10,7 @@ use scratch_fs::{Boot, FsError, Pool, RootRefusal};
 
 use crate::broker::{Broker, Parts};
 use crate::channel::Channels;
-use crate::config::{Config, ConfigError, PoolConfig};
+use crate::config::{Backend, Config, ConfigError, PoolConfig};
 use crate::options::DaemonOptions;
 use crate::parked::{self, Resumed};
 use crate::pools::Pools;
@@ -137,9 +137,13 @@ fn start(options: &DaemonOptions, mut inherited: Inherited) -> Result<Started, S
     let runtime = sockets::open_runtime(&runtime_path)?;
     let config = configuration(options, session, &mut fresh)?;
     let settings = Settings::of(&config)?;
+    confine(config.confine.system_calls, options.idle_exit.is_some())?;
     let homes = homes();
-    let open =
-        |pool: &PoolConfig| Ok((pool.clone(), Pool::open(&pool.root, pool.backend.into(), &homes, &runtime_path)?));
+    let open = |pool: &PoolConfig| {
+        let disk = Pool::open(&pool.root, pool.backend.into(), &homes, &runtime_path)?;
+        let disk = if pool.backend == Backend::Tmpfs { disk.in_memory(pool.memory)? } else { disk };
+        Ok((pool.clone(), disk))
+    };
     let pools = Pools::new(config.pool.iter().map(open).collect::<Result<Vec<_>, RootRefusal>>()?);
     let last = pools.iter().map(|pool| pool.disk.boot()).collect::<Result<Vec<_>, _>>()?;
     // One broker's: of all pools the highest, in case one was left out for a while.
@@ -364,6 +368,20 @@ fn drop_capabilities() -> Result<(), StartError> {
     sets.permitted &= needed;
     sets.inheritable = CapabilitySet::empty();
     Ok(rustix::thread::set_capabilities(None, sets).map_err(std::io::Error::from)?)
+}
+
+/// Denies the process what it has no use for, before threads are made. Only one that ends when idle ever starts itself again.
+fn confine(system_calls: bool, starts_again: bool) -> std::io::Result<()> {
+    use scratch_sys::Violation;
+    rustix::thread::set_no_new_privs(true)?;
+    // A call that is missing in the list is to be found while the broker is made, and to stop nobody afterwards.
+    let violation = if cfg!(debug_assertions) { Violation::Killed } else { Violation::Refused };
+    let filter = system_calls.then(|| scratch_sys::confine(starts_again, violation));
+    match filter {
+        Some(Err(errno)) => tracing::warn!(%errno, "system calls can't be filtered here, ignoring"),
+        filter => tracing::info!(no_new_privileges = true, system_calls = filter.is_some(), "confined"),
+    }
+    Ok(())
 }
 
 /// Pidfds, connections and handles under way: as many as the administrator allows.

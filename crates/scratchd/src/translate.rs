@@ -11,7 +11,7 @@ use crate::broker::{Broker, State};
 use crate::cgroup::KnownCgroups;
 use crate::clock;
 use crate::debt::Debt;
-use crate::pools::Pools;
+use crate::pools::{InUse, Pools};
 use crate::reason::{RequestError, errno_name};
 
 /// A lease id of a request. What is no id can't be a lease's: the same answer as for an unknown one.
@@ -79,7 +79,8 @@ impl Broker {
             HolderKind::Descriptor => Kind::Descriptor(DescriptorInfo {}),
             HolderKind::Cgroup(cgroup) => {
                 let known = self.cgroups.get(lease, cgroup);
-                Kind::Cgroup(CgroupInfo { path: known.map(|known| path_bytes(&known.path)).unwrap_or_default() })
+                let kill = known.as_ref().is_some_and(|known| known.kills());
+                Kind::Cgroup(CgroupInfo { path: known.map(|known| path_bytes(&known.path)).unwrap_or_default(), kill })
             }
             HolderKind::Hold => Kind::Hold(HoldInfo {}),
             HolderKind::Unknown => return v1::Holder { id: holder.id, kind: None },
@@ -102,7 +103,7 @@ impl Broker {
             id: lease.id().to_string(),
             tenant: Some(v1::Tenant { uid: lease.tenant().0, name: String::new() }),
             pool: pool.config.name.clone(),
-            path: path_bytes(&pool.disk.lease_path(lease.id())),
+            path: shown_path(pool, lease),
             state: state.into(),
             holders: lease.holders().iter().map(|holder| self.wire_holder(lease.id(), holder)).collect(),
             granted_ttl: lease.granted_ttl().map(wire_duration),
@@ -125,7 +126,8 @@ impl Broker {
         let pool = self.pools.get(lease.pool());
         v1::GrantResponse {
             id: lease.id().to_string(),
-            path: path_bytes(&pool.disk.lease_path(lease.id())),
+            path: shown_path(pool, lease),
+            mount_at: if pool.disk.has_paths() { Vec::new() } else { path_bytes(&pool.disk.lease_path(lease.id())) },
             granted_ttl: lease.granted_ttl().map(wire_duration),
             holders: lease.holders().iter().map(|holder| self.wire_holder(lease.id(), holder)).collect(),
             firmness: wire_firmness(pool.disk.firmness()).into(),
@@ -134,6 +136,11 @@ impl Broker {
             note: note.to_owned(),
         }
     }
+}
+
+/// Where everybody finds a lease's directory; empty: nowhere.
+fn shown_path(pool: &InUse, lease: &Lease) -> Vec<u8> {
+    if pool.disk.has_paths() { path_bytes(&pool.disk.lease_path(lease.id())) } else { Vec::new() }
 }
 
 /// Why a lease ends, or why it is still there.

@@ -39,6 +39,9 @@ pub(super) struct GrantArgs {
     /// Held by this cgroup's directory (version 2) until it has no process any more
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
+    /// What is still in the cgroup when the lease ends is killed
+    #[arg(long, requires = "cgroup")]
+    kill: bool,
     /// Held until it is detached or revoked; for root and the admin group
     #[arg(long)]
     hold: bool,
@@ -69,7 +72,8 @@ pub(super) struct GrantArgs {
 pub(super) fn grant(args: GrantArgs) -> Result<(), Failure> {
     let mut holders: Vec<Holder> = args.ttl.map(Holder::Ttl).into_iter().collect();
     if let Some(path) = &args.cgroup {
-        holders.push(Holder::Cgroup(CgroupDirectory::open(path)?));
+        let cgroup = CgroupDirectory::open(path)?;
+        holders.push(Holder::Cgroup(if args.kill { cgroup.killed() } else { cgroup }));
     }
     holders.extend(args.hold.then_some(Holder::Hold));
     if holders.is_empty() && args.tenant.is_none() || args.holder_pid.is_some() {

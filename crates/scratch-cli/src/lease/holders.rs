@@ -31,6 +31,9 @@ pub(super) struct AttachArgs {
     lease: String,
     #[command(flatten)]
     holder: HolderArgs,
+    /// What is still in the cgroup when the lease ends is killed
+    #[arg(long, requires = "cgroup")]
+    kill: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -77,6 +80,7 @@ pub(super) fn renew(args: &RenewArgs) -> Result<(), Failure> {
 pub(super) fn attach(args: &AttachArgs) -> Result<(), Failure> {
     let holder = match &args.holder {
         HolderArgs { ttl: Some(ttl), .. } => Holder::Ttl(*ttl),
+        HolderArgs { cgroup: Some(path), .. } if args.kill => Holder::Cgroup(CgroupDirectory::open(path)?.killed()),
         HolderArgs { cgroup: Some(path), .. } => Holder::Cgroup(CgroupDirectory::open(path)?),
         HolderArgs { hold: true, .. } => Holder::Hold,
         HolderArgs { pid, .. } => Holder::Other(Shell::named_or_calling(*pid)?.pidfd),

@@ -13,6 +13,7 @@ pub(super) fn grant(client: &Client, args: &RunArgs) -> Result<Lease, Failure> {
         lifetime_max: args.ttl,
         search_environment: true,
         preemptible: args.preemptible,
+        want_mount: true,
         ..GrantOptions::default()
     };
     Ok(grant_below(client, &options, say)?)

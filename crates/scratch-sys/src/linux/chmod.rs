@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::identity::last_errno;
 
 /// fchmodat2(2) has this number on every architecture but alpha; libc does not name it everywhere yet.
-const SYS_FCHMODAT2: libc::c_long = 452;
+pub(super) const SYS_FCHMODAT2: libc::c_long = 452;
 
 /// Sets the mode of what is held, O_PATH or not, by fchmodat2(2).
 ///

@@ -99,7 +99,7 @@ fn to_token(id: &[u8]) -> String {
     })
 }
 
-fn from_token(token: &str) -> Result<Option<Vec<u8>>, RequestError> {
+pub(super) fn from_token(token: &str) -> Result<Option<Vec<u8>>, RequestError> {
     let of_no_page = RequestError::Request("page_token is of no page; begin without one");
     if token.is_empty() {
         return Ok(None);

@@ -121,7 +121,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 }
 
 /// The header of the gRPC wire format: up to 8 digits and a unit. What is none is ignored, as tonic does.
-fn deadline(header: &HeaderValue) -> Option<Duration> {
+pub(super) fn deadline(header: &HeaderValue) -> Option<Duration> {
     let text = header.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 {

@@ -72,7 +72,7 @@ impl Leases for Service {
     async fn grant(&self, request: Request<v1::GrantRequest>) -> Result<Response<v1::GrantResponse>, Status> {
         let shared = shared(&request)?;
         let request = request.into_inner();
-        if request.want_handle {
+        if request.want_handle || request.want_mount {
             return Err(refused(RequestError::NeedsChannel("a handle of the lease's directory")));
         }
         let asking = Asking::of(&shared.client(), &request.holders).map_err(refused)?;

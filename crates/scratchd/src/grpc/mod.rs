@@ -183,3 +183,18 @@ async fn user_names(mut uids: Vec<u32>) -> HashMap<u32, String> {
     let look_up = move || uids.into_iter().filter_map(name).collect();
     tokio::task::spawn_blocking(look_up).await.unwrap_or_default()
 }
+
+/// See [`crate::fuzz::word`].
+pub(crate) fn fuzz_tokens(text: &str) {
+    let _ = (areas::from_token(text), watch::parse(text), text.parse().ok().map(|header| calls::deadline(&header)));
+}
+
+/// See [`crate::fuzz::connection`].
+pub(crate) fn fuzz_authority(bytes: &[u8]) {
+    let Some((first, bytes)) = bytes.split_first() else { return };
+    let (mut whole, mut cut) = (bytes.to_vec(), bytes.to_vec());
+    authority::Authority::default().mend(&mut whole);
+    let mut in_pieces = authority::Authority::default();
+    cut.chunks_mut(usize::from(*first) + 1).for_each(|piece| in_pieces.mend(piece));
+    assert_eq!(whole, cut);
+}

@@ -89,7 +89,7 @@ fn begin(broker: &Broker, shared: &Shared, request: &v1::WatchRequest) -> Result
     Ok((generation, seen))
 }
 
-fn parse(since: &str) -> Option<(u64, u64)> {
+pub(super) fn parse(since: &str) -> Option<(u64, u64)> {
     let (generation, number) = since.split_once('.')?;
     Some((generation.parse().ok()?, number.parse().ok()?))
 }

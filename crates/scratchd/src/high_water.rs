@@ -14,9 +14,16 @@ use crate::reason::RequestError;
 /// How often a pool is looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// When a pool was looked at, and what there was too much of.
+/// What was seen when a pool was looked at last.
 #[derive(Debug, Default)]
-pub(crate) struct Fullness(Mutex<Option<(BootTime, Option<(Resource, u8)>)>>);
+pub(crate) struct Fullness(Mutex<Option<Look>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    at: BootTime,
+    /// What there was too much of, and the mark that it had passed.
+    passed: Option<(Resource, u8)>,
+}
 
 impl InUse {
     /// What there is too much of in it, and the mark that it has passed, as of a second ago at most.
@@ -27,10 +34,8 @@ impl InUse {
         }
         let now = clock::now();
         let known = *self.fullness.0.lock().expect("a thread that panics ends the process");
-        if let Some((looked, passed)) = known
-            && now.duration_since(looked) < LOOK_EVERY
-        {
-            return passed;
+        if let Some(look) = known.filter(|look| now.duration_since(look.at) < LOOK_EVERY) {
+            return look.passed;
         }
         let passed = match self.disk.space() {
             Ok(space) => {
@@ -49,7 +54,7 @@ impl InUse {
                 None
             }
         };
-        *self.fullness.0.lock().expect("a thread that panics ends the process") = Some((now, passed));
+        *self.fullness.0.lock().expect("a thread that panics ends the process") = Some(Look { at: now, passed });
         passed
     }
 }

@@ -13,6 +13,8 @@ use serde_json::{Map, Value};
 
 /// Which test shows the reasons that the table has not.
 const ELSEWHERE: &str = "elsewhere.json";
+/// Of a pool whose leases are in memory.
+const MEMORY: &str = "backend = \"tmpfs\"\nmemory = \"16MiB\"\nlease_bytes = \"1MiB\"\nlease_inodes = 64\n";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A file of the table, and the broker that it wants: nothing, if any will do.
@@ -102,10 +104,16 @@ fn started(test: &str, wanted: &Map<String, Value>) -> Option<Broker> {
         Some("tmpfs-1m") => tmpfs_of_1_mib(test)?,
         // The only kind of file system here that can turn read-only under the broker's open files.
         Some("read-only") => Place::on(test, Filesystem::Ext4)?,
+        Some("memory") if !is_root() => {
+            left_out(test, "leases in memory are root's broker's");
+            return None;
+        }
+        Some("memory") => Place::new(),
         Some(other) => panic!("no such pool: {other}"),
         None => Place::new(),
     };
     let config = wanted.get("config").map(|config| toml(config.as_object().expect("config is an object")));
+    let config = if pool == Some("memory") { Some(format!("{}{MEMORY}", toml(&Map::new()))) } else { config };
     let broker = Broker::start(Options { place: Some(place), config, ..Options::default() });
     if let Some(limit) = wanted.get("descriptors") {
         let limit = limit.as_u64().expect("descriptors is a number");

@@ -29,7 +29,8 @@ fn undrain(broker: &Broker) {
 }
 
 fn is_draining(broker: &Broker) -> bool {
-    let status = async |grpc| AdminClient::new(grpc).status(StatusRequest {}).await.expect("it answers").into_inner();
+    let status =
+        async |grpc| AdminClient::new(grpc).status(StatusRequest::default()).await.expect("it answers").into_inner();
     with_grpc(broker, status).draining
 }
 

@@ -74,7 +74,8 @@ fn errors_carry_their_reason() {
                 assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, "scratchd"), "{status}");
                 assert!(!status.message().is_empty());
             }
-            let status = AdminClient::new(grpc).status(StatusRequest {}).await.expect("status answers").into_inner();
+            let status =
+                AdminClient::new(grpc).status(StatusRequest::default()).await.expect("status answers").into_inner();
             assert_eq!(status.pools.len(), 1);
         });
     });
@@ -176,7 +177,7 @@ fn what_is_drained_is_not_called_back() {
             with_grpc(&broker, async |grpc| {
                 let other = connect_grpc(&broker.grpc_socket()).await.expect("the broker listens on grpc.sock");
                 let mut other = AdminClient::new(other);
-                other.status(StatusRequest {}).await.expect("status answers");
+                other.status(StatusRequest::default()).await.expect("status answers");
                 let drained =
                     AdminClient::new(grpc).drain(DrainRequest::default()).await.expect("it drains").into_inner();
                 assert!(drained.drained, "there was nothing to wait for");

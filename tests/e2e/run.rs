@@ -1,6 +1,7 @@
 //! `scratch run`: its exit codes, what the command finds, options, signals, leases inside of leases, other users, restarts.
 
 mod json;
+mod private_tmp;
 mod remains;
 
 use std::fs;
@@ -100,12 +101,11 @@ fn its_own_failure() {
         let broker = Broker::start(Options::default());
         let marker = broker.place().join("ran");
         let touch = ["--", "touch", marker.to_str().expect("a place's path is plain")];
-        let refused: [&[&str]; 12] = [
+        let refused: [&[&str]; 11] = [
             &["--size", "1G"],
             &["--inodes", "5"],
             &["--soft"],
             &["--keep-on-failure=soon"],
-            &["--private-tmp"],
             &["--unknown"],
             &["--ttl", "soon"],
             &["--ttl", "0s"],

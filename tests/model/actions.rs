@@ -218,6 +218,8 @@ impl Run {
             labels: BTreeMap::new(),
             search_environment,
             grace,
+            granted_by: None,
+            preemptible: false,
         };
         let caller = Caller::of(tenant);
         let first = self.lives_by_nonce(id);

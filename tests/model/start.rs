@@ -178,6 +178,8 @@ impl Broker {
             labels: BTreeMap::new(),
             search_environment: record.search_environment,
             grace,
+            granted_by: None,
+            preemptible: false,
         };
         self.table.adopt(grant, holders, record.holder_next, (record.created, now));
         let holders = self.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();

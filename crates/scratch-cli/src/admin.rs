@@ -31,8 +31,8 @@ pub(crate) fn verify() -> Result<v1::VerifyResponse, Failure> {
 }
 
 /// The broker's state.
-pub(crate) fn status() -> Result<v1::StatusResponse, Failure> {
-    with_broker(async |channel| Ok(AdminClient::new(channel).status(v1::StatusRequest {}).await?.into_inner()))
+pub(crate) fn status(tenants: bool) -> Result<v1::StatusResponse, Failure> {
+    with_broker(async |channel| Ok(AdminClient::new(channel).status(v1::StatusRequest { tenants }).await?.into_inner()))
 }
 
 /// Tries all debt now.

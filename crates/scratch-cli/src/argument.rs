@@ -26,3 +26,15 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
         _ => Err("KEY=VALUE is wanted".to_owned()),
     }
 }
+
+/// A user's number, by that or by name.
+pub(crate) fn user(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    match nix::unistd::User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err("there is no such user here".to_owned()),
+        Err(errno) => Err(format!("the user data base does not answer: {}", errno.desc())),
+    }
+}

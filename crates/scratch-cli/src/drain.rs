@@ -51,13 +51,13 @@ async fn wait_until_drained(channel: Channel, deadline: Option<Duration>) -> Res
     let mut admin = AdminClient::new(channel);
     let mut watching = admin.clone();
     let look = async || {
-        let status = watching.status(v1::StatusRequest {}).await.ok()?.into_inner();
+        let status = watching.status(v1::StatusRequest::default()).await.ok()?.into_inner();
         Some(format!("draining: {} leases live, {} trees waiting to be freed", status.leases, status.trash))
     };
     let reply = show_while(admin.drain(request), look).await?.into_inner();
     if reply.drained {
         return Ok(());
     }
-    let is_draining = admin.status(v1::StatusRequest {}).await?.into_inner().draining;
+    let is_draining = admin.status(v1::StatusRequest::default()).await?.into_inner().draining;
     Err(if is_draining { Failure::LeasesLeft(reply.leases) } else { Failure::CalledOff })
 }

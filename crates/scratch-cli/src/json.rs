@@ -50,6 +50,7 @@ pub(crate) fn lease_with_areas(shown: &v1::Lease, areas: &[v1::Area], events: &[
     let mut value = lease(shown);
     value["areas"] = areas.iter().map(area).collect();
     value["limits"] = limits(shown);
+    value["granted_by"] = tenant(shown.granted_by.as_ref());
     value["events"] = events.iter().map(event).collect();
     value["reason"] = shown
         .reason

@@ -84,9 +84,10 @@ enum Command {
     Ls(OutputArgs),
     /// Show the broker: its pool, how much is live, what waits to be freed
     #[command(
-        after_help = "Examples:\n  scratch status\n  scratch status --output json     exit 0 when the broker answers"
+        after_help = "Examples:\n  scratch status\n  scratch status --output json     exit 0 when the broker answers\n  \
+                      scratch status --tenants         what each tenant has of what it may have"
     )]
-    Status(OutputArgs),
+    Status(status::StatusArgs),
     /// List what could not be removed yet: where, why, when it is tried again
     #[command(after_help = "Examples:\n  scratch debt\n  scratch debt --output json | jq '.[].path'")]
     Debt(OutputArgs),
@@ -148,7 +149,7 @@ fn main() -> ExitCode {
         Command::Mktemp(args) => return mktemp::mktemp(&args),
         Command::Daemon(options) => return daemon(&options),
         Command::Ls(args) => ls::ls(args.output),
-        Command::Status(args) => status::status(args.output),
+        Command::Status(args) => status::status(&args),
         Command::Debt(args) => debt::debt(args.output),
         Command::Events(args) => events::events(&args),
         Command::Reap(args) => reap::reap(&args),

@@ -6,6 +6,7 @@ mod command_line;
 mod failure;
 mod grant;
 mod keep;
+mod mounts;
 mod remains;
 mod wait;
 
@@ -19,11 +20,12 @@ use std::process::ExitCode;
 
 use rustix::process::{Signal, WaitOptions};
 use scratch_client::{Client, Lease};
-use scratch_sys::{Spawn, Spawned, spawn};
+use scratch_sys::{NotStarted, Spawn, Spawned, spawn};
 
 use cgroup::CommandCgroup;
 pub(crate) use command_line::RunArgs;
 use failure::Failure;
+use mounts::Found;
 use remains::Outcome;
 
 use crate::broker;
@@ -72,13 +74,14 @@ fn keep_end(lease: &Lease) -> Result<OwnedFd, Failure> {
 
 /// Forks, lets the new process hold the lease while it still has our rights, and has it become the command.
 fn start(args: &RunArgs, lease: &Lease, kept: OwnedFd) -> Result<(Spawned, Option<CommandCgroup>), Failure> {
-    let directory = lease.path().ok_or(Failure::NoDirectory)?;
+    let found = Found::of(lease, args.private_tmp)?;
     // The Rust runtime ignores SIGPIPE, and the command must not.
     let spawned = spawn(&Spawn {
         arguments: &args.command,
-        environment: &environment(lease.id(), directory),
+        environment: &environment(lease.id(), found.path),
         kept: kept.as_fd(),
         defaults: &[Signal::PIPE],
+        mounts: found.mounts.as_ref(),
     })
     .map_err(Failure::system("start a process"))?;
     drop(kept);
@@ -89,10 +92,13 @@ fn start(args: &RunArgs, lease: &Lease, kept: OwnedFd) -> Result<(Spawned, Optio
     };
     match spawned.start() {
         Ok(()) => Ok((spawned, cgroup)),
-        Err(errno) => {
-            // Its status says nothing that `errno` does not.
+        Err(why) => {
+            // Its status says nothing that `why` does not.
             let _ = rustix::process::waitpid(Some(spawned.pid), WaitOptions::empty());
-            Err(Failure::Execute { command: args.command[0].clone(), errno })
+            Err(match why {
+                NotStarted::Mounts(errno) => Failure::Mounts { errno },
+                NotStarted::Execute(errno) => Failure::Execute { command: args.command[0].clone(), errno },
+            })
         }
     }
 }

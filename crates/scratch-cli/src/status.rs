@@ -4,13 +4,34 @@ use scratch_proto::v1;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::{Output, admin, json};
+use crate::status::tenants::{tenant, tenants};
+use crate::{Output, OutputArgs, admin, json};
+
+mod tenants;
+
+/// `scratch status`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    /// Show what each tenant has of what it may have: your own, for admins everybody's
+    #[arg(long)]
+    tenants: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
 
 /// Shows the broker.
-pub(crate) fn status(output: Output) -> Result<(), Failure> {
-    let status = admin::status()?;
-    match output {
-        Output::Json => json::print(&value(&status))?,
+pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
+    let status = admin::status(args.tenants)?;
+    match args.output.output {
+        Output::Json => {
+            let mut value = value(&status);
+            if args.tenants {
+                value["tenants"] = status.tenants.iter().map(tenant).collect();
+                value["tenants_left_out"] = json!(status.tenants_left_out);
+            }
+            json::print(&value)?;
+        }
+        Output::Text if args.tenants => tenants(&status)?,
         Output::Text => text(&status),
     }
     Ok(())
@@ -48,6 +69,7 @@ fn pool(pool: &v1::PoolStatus) -> Value {
         "bytes_free": pool.bytes_free,
         "inodes_total": pool.inodes_total,
         "inodes_free": pool.inodes_free,
+        "full": if pool.full.is_empty() { Value::Null } else { json!(pool.full) },
         "problem": if pool.problem.is_empty() { Value::Null } else { json!(pool.problem) },
     });
     json::insert_bytes(&mut value, "root", &pool.root);
@@ -79,6 +101,9 @@ fn text(status: &v1::StatusResponse) {
             pool.bytes_free >> 20,
             pool.inodes_free
         );
+        if !pool.full.is_empty() {
+            println!("  FULL     {}: above its high water of {}, nothing is granted in it", pool.name, pool.full);
+        }
         if !pool.problem.is_empty() {
             println!("  LOST     {}: nothing is granted; see `scratch verify`", pool.problem);
         }

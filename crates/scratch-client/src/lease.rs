@@ -1,9 +1,12 @@
 //! Leases: granting one, what holds it, renewing and ending it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::mem;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +32,7 @@ pub struct GrantOptions {
     pub holders: Vec<Holder>,
     /// For people and for `scratch ls`.
     pub labels: BTreeMap<String, String>,
-    /// Bytes and inodes. Without `soft` refused where the pool can't enforce them, as in this version none can.
+    /// Bytes and inodes. Without `soft` refused where the pool can't enforce them: in this version all but those in memory.
     pub limits: Limits,
     /// Limits may be soft: shared out and counted only.
     pub soft: bool,
@@ -43,6 +46,22 @@ pub struct GrantOptions {
     pub grace: Option<Duration>,
     /// Of two grants with the same nonce the second one gives the lease of the first, as long as that lives. Absent: drawn.
     pub nonce: Option<[u8; 16]>,
+    /// On behalf of this user, whose lease it will be: for root and the admin group. Without holders a hold holds it.
+    pub tenant: Option<u32>,
+    /// It may be ended when its pool is too full, where that is configured.
+    pub preemptible: bool,
+    /// Where the lease's directory has no path, have its mount: see [`Mount`].
+    pub want_mount: bool,
+}
+
+/// The mount of a lease that lies in memory and has no path: to be attached with move_mount(2) in a mount namespace of one's
+/// own.
+#[derive(Debug)]
+pub struct Mount {
+    /// The mount, attached nowhere.
+    pub mount: OwnedFd,
+    /// The empty directory that it is made for.
+    pub place: PathBuf,
 }
 
 /// A lease and the duty to revoke it.
@@ -50,6 +69,7 @@ pub struct GrantOptions {
 pub(crate) struct Held<W: Wait> {
     broker: Arc<Broker<W>>,
     pub(crate) tenure: Arc<Tenure>,
+    pub(crate) mount: Option<Mount>,
     /// The process whose duty it is; none when the guard was given up.
     guarded_by: Option<u32>,
 }
@@ -67,11 +87,14 @@ impl<W: Wait> Broker<W> {
         // A nonce of the caller's may be that of a lease which is in use: giving up leaves it alone.
         let undo = if options.nonce.is_some() { Undo::nothing } else { Undo::of };
         let (result, course) = self.call_resending(Op::Grant(options.request()?), &descriptors, undo).await;
-        let Reply::Grant(granted) = result?.reply else {
+        let answer = result?;
+        let Reply::Grant(mut granted) = answer.reply else {
             return Err(ClientError::Protocol("no answer to Grant"));
         };
+        let place = PathBuf::from(OsString::from_vec(mem::take(&mut granted.mount_at)));
+        let mount = answer.descriptors.into_iter().next().map(|mount| Mount { mount, place });
         let tenure = Arc::new(Tenure::new(granted));
-        let held = Held { broker: Arc::clone(self), tenure, guarded_by: Some(std::process::id()) };
+        let held = Held { broker: Arc::clone(self), tenure, mount, guarded_by: Some(std::process::id()) };
         if options.holders.contains(&Holder::Connection) && self.hold(&held.tenure.id, &course) {
             self.call(attach_connection(&held.tenure.id), &[]).await?;
         }
@@ -167,6 +190,9 @@ impl GrantOptions {
             parent: self.parent.clone().unwrap_or_default(),
             search_environment: self.search_environment,
             grace: self.grace.map(duration).transpose()?,
+            tenant: self.tenant,
+            preemptible: self.preemptible,
+            want_mount: self.want_mount,
             ..GrantRequest::default()
         })
     }

@@ -81,5 +81,5 @@ pub use connect::ConnectOptions;
 pub use delegated::Limits;
 pub use error::ClientError;
 pub use holder::{CgroupDirectory, Holder, Pidfd};
-pub use lease::GrantOptions;
+pub use lease::{GrantOptions, Mount};
 pub use named::{PersistError, Replace};

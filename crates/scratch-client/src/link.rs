@@ -11,9 +11,9 @@ use std::task::Poll;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use scratch_proto::descriptors;
 use scratch_proto::v1::ChannelRequest;
 use scratch_proto::v1::channel_request::Op;
+use scratch_proto::{PACKET_BYTES_MAX, descriptors};
 use scratch_sys::{Received, receive_packet, send_packet};
 
 use crate::ClientError;
@@ -84,7 +84,8 @@ impl<W: Wait> Link<W> {
                 let owed = self.table().hear(Err(error.clone()));
                 self.owed.add(owed);
             }
-            return Err(error);
+            // Whom the broker does not let in is told so before the end.
+            return Err(self.table().last_word().unwrap_or(error));
         }
         waiting.is_sent = true;
         Ok(waiting)
@@ -180,12 +181,23 @@ impl<W: Wait> Reading<'_, W> {
         self.hear(received, descriptors);
     }
 
+    /// What the broker said before it closed the connection: where something of ours was still unread then, the kernel tells
+    /// of that first.
+    fn last_word(&self) -> Option<ClientError> {
+        let mut buffer = vec![0; PACKET_BYTES_MAX];
+        let mut descriptors = Vec::new();
+        let received =
+            receive_packet(self.link.socket.as_fd(), &mut buffer, &mut descriptors, RecvFlags::DONTWAIT).ok()?;
+        let packet = buffer.get(..received.length).filter(|packet| !packet.is_empty())?;
+        understand(packet, descriptors).err().filter(|word| !word.is_disconnect())
+    }
+
     fn hear(&self, received: Result<Received, Errno>, descriptors: Vec<OwnedFd>) {
         let heard = match received {
             Ok(Received { length: 0, .. }) => Err(self.link.error("receive from the broker in", Errno::CONNRESET)),
             Ok(Received { truncated: true, .. }) => Err(ClientError::Protocol("a packet that does not fit")),
             Ok(Received { length, .. }) => understand(&self.buffer[..length], descriptors),
-            Err(errno) => Err(self.link.error("receive from the broker in", errno)),
+            Err(errno) => Err(self.last_word().unwrap_or_else(|| self.link.error("receive from the broker in", errno))),
         };
         let owed = self.link.table().hear(heard);
         if !owed.is_empty() {

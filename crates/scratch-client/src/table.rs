@@ -35,6 +35,7 @@ pub(crate) struct Table {
 }
 
 /// What a caller is to do next.
+#[expect(clippy::large_enum_variant, reason = "taken apart at once: a box would be an allocation for each answer")]
 pub(crate) enum Next {
     Take(Result<Answer, ClientError>),
     /// Read, for everybody, until its own answer is there.
@@ -153,6 +154,11 @@ impl Table {
             Ok(Some((id, answer))) => self.answered(id, answer),
             Err(error) => self.lose(error),
         }
+    }
+
+    /// What the broker has said before the end, if it was more than that.
+    pub(crate) fn last_word(&self) -> Option<ClientError> {
+        self.lost.clone().filter(|lost| !lost.is_disconnect())
     }
 
     fn has_unawaited(&self) -> bool {

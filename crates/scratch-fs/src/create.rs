@@ -1,5 +1,6 @@
 //! Creates areas in a held directory with mkstemp(3) and mkdtemp(3) semantics: exclusive, never following, the mode exact
-//! whatever the umask and never wider for an instant.
+//! whatever the umask and never wider for an instant. What the directory around gives its new entries they have: its group and
+//! that bit where it is set-group-ID, its default ACL, its label. No chmod takes that away.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -152,10 +153,13 @@ fn set_directory_mode(directory: BorrowedFd<'_>, name: &CStr, mode: u32, made_wi
     if same && UMASK_IS_ZERO.load(Ordering::Relaxed) {
         return Ok(());
     }
-    let found = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode & 0o777;
+    let made = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode;
+    let found = made & 0o777;
     if found == mode {
         return Ok(());
     }
+    // From a set-group-ID directory around it.
+    let mode = mode | made & Mode::SGID.as_raw_mode();
     if found & 0o500 != 0o500 {
         // A umask took the right to open it; through O_PATH the mode can still be set.
         return chmod_path(directory, name, mode);

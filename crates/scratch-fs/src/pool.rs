@@ -19,6 +19,7 @@ use crate::end::Place;
 use crate::files::{WRITE_NEW, names, read_small, replace, write_all};
 use crate::gone::Gone;
 use crate::marker::{FORMAT, Marker, MarkerError};
+use crate::memory::Memory;
 use crate::record::{Record, Torn};
 use crate::root::{RootRefusal, open_root};
 use crate::trash::{Trash, TrashName};
@@ -36,6 +37,8 @@ pub struct Pool {
     pub(crate) gone: Gone,
     uuid: String,
     backend: Backend,
+    /// Of a pool whose leases are in memory.
+    pub(crate) memory: Option<Memory>,
     /// Held exclusively, so that a second broker finds out.
     pub(crate) lock: File,
 }
@@ -93,7 +96,7 @@ impl Pool {
             Some(marker) => marker,
             None => write_marker(&root, &scratch, &path)?,
         };
-        Ok(Self { root, path, scratch, records, new, trash, gone, uuid: marker.uuid, backend, lock })
+        Ok(Self { root, path, scratch, records, new, trash, gone, uuid: marker.uuid, backend, memory: None, lock })
     }
 
     /// The root's canonical path.
@@ -113,7 +116,7 @@ impl Pool {
 
     /// What limits of bytes and inodes are worth here.
     pub fn firmness(&self) -> Firmness {
-        Firmness::Soft
+        if self.has_paths() { Firmness::Soft } else { Firmness::Hard }
     }
 
     /// The root itself.
@@ -141,10 +144,13 @@ impl Pool {
     /// # Errors
     /// Of openat(2); ESTALE when its name stands for another one.
     pub fn open_lease(&self, lease: LeaseId, place: Place) -> Result<OwnedFd, FsError> {
-        let opened = open_directory(self.root.as_fd(), &name_of(lease)).and_then(|opened| {
-            let is_it = place.is(&rustix::fs::fstat(&opened)?);
-            if is_it { Ok(opened) } else { Err(Errno::STALE) }
-        });
+        let on_disk = || {
+            open_directory(self.root.as_fd(), &name_of(lease)).and_then(|opened| {
+                let is_it = place.is(&rustix::fs::fstat(&opened)?);
+                if is_it { Ok(opened) } else { Err(Errno::STALE) }
+            })
+        };
+        let opened = self.open_memory(lease).unwrap_or_else(on_disk);
         opened.map_err(|errno| FsError::new("open lease", self.lease_path(lease), errno))
     }
 
@@ -156,8 +162,15 @@ impl Pool {
     pub fn make_lease(&self, lease: LeaseId, owner: Owner, record: &mut Record) -> Result<(), FsError> {
         let name = name_of(lease);
         let shown = self.lease_path(lease);
-        rustix::fs::mkdirat(&self.new, &name, Mode::RWXU).map_err(FsError::on("make lease directory", &shown))?;
+        self.make_memory(lease, owner, record)?;
+        // What stands at the path of a lease in memory takes nothing from its tenant.
+        let owner = if self.has_paths() { owner } else { Owner::Broker };
+        rustix::fs::mkdirat(&self.new, &name, Mode::RWXU).map_err(|errno| {
+            self.unmake_memory(lease);
+            FsError::new("make lease directory", &shown, errno)
+        })?;
         self.finish_lease(&name, owner, record).map_err(|(operation, errno)| {
+            self.unmake_memory(lease);
             // Best effort: what stays is below .scratch/new, which the next start empties.
             let _ = rustix::fs::unlinkat(&self.records, &name, AtFlags::empty());
             let _ = rustix::fs::unlinkat(&self.new, &name, AtFlags::REMOVEDIR);

@@ -19,6 +19,8 @@ struct State {
     /// Entries waiting or at work; at 0 everybody goes home.
     unfinished: usize,
     idle: usize,
+    /// The turn is over: nobody begins with another entry.
+    is_over: bool,
 }
 
 impl State {
@@ -28,8 +30,8 @@ impl State {
 }
 
 impl Queue {
-    pub(crate) fn new(entry: TrashName) -> Self {
-        let state = State { waiting: vec![entry], unfinished: 1, idle: 0 };
+    pub(crate) fn new(entries: Vec<TrashName>) -> Self {
+        let state = State { unfinished: entries.len(), waiting: entries, idle: 0, is_over: false };
         Self { state: Mutex::new(state), changed: Condvar::new(), hungry: AtomicBool::new(false) }
     }
 
@@ -46,6 +48,9 @@ impl Queue {
     pub(crate) fn next(&self) -> Option<TrashName> {
         let mut state = self.lock();
         loop {
+            if state.is_over {
+                return None;
+            }
             if let Some(entry) = state.waiting.pop() {
                 self.settle(&state);
                 return Some(entry);
@@ -67,6 +72,19 @@ impl Queue {
         if state.unfinished == 0 {
             self.changed.notify_all();
         }
+    }
+
+    /// The turn is over, in the middle of this entry: everybody goes home once done with the one at hand.
+    pub(crate) fn put_off(&self, entry: TrashName) {
+        let mut state = self.lock();
+        state.waiting.push(entry);
+        state.is_over = true;
+        self.changed.notify_all();
+    }
+
+    /// What nobody has finished.
+    pub(crate) fn into_unfinished(self) -> Vec<TrashName> {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).waiting
     }
 
     /// Whether somebody waits for work that is not there.

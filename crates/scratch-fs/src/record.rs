@@ -68,6 +68,12 @@ pub struct Record {
     /// The id of the next holder; 0 in records of 0.1.0.
     #[prost(uint32, tag = "21")]
     pub holder_next: u32,
+    /// Who has asked for it, where that was not the tenant.
+    #[prost(uint32, optional, tag = "28")]
+    pub granted_by: Option<u32>,
+    /// It may end when its pool is too full.
+    #[prost(bool, tag = "29")]
+    pub preemptible: bool,
     /// The uuid of the pool that the parent lies in, where that is another one.
     #[prost(string, tag = "36")]
     pub parent_pool: String,

@@ -11,7 +11,7 @@ use crate::blocker::Blocker;
 use crate::queue::Queue;
 use crate::trash::{Trash, TrashName};
 use crate::usage::usage_of;
-use crate::walk::Worker;
+use crate::walk::{Walked, Worker};
 
 /// With whose rights a tree is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,15 +46,30 @@ pub struct Removal {
     pub names_removed: u64,
     /// The entries that remain, by number; empty when all is gone.
     pub left: Vec<Leftover>,
+    /// Entries that were not come to, or only begun with, when the turn was over.
+    pub unfinished: Vec<TrashName>,
 }
 
 /// Removes one entry, on at most `workers` threads. Returns when all that can be removed is; an entry that is not there is
 /// removed. Helping threads have the identity of the calling one.
 pub fn remove(trash: &Trash, entry: TrashName, rights: Rights, workers: NonZeroUsize) -> Removal {
+    remove_in_turns(trash, vec![entry], rights, workers, &|| false)
+}
+
+/// As [`remove`], of several entries and only until `is_over` says that the turn is: it is asked after each bufferful of names
+/// and each directory. What is unfinished then is to be given again, with what was lifted out of it.
+pub fn remove_in_turns(
+    trash: &Trash,
+    entries: Vec<TrashName>,
+    rights: Rights,
+    workers: NonZeroUsize,
+    is_over: &(dyn Fn() -> bool + Sync),
+) -> Removal {
     let work = Work {
         trash,
         rights,
-        queue: Queue::new(entry),
+        queue: Queue::new(entries),
+        is_over,
         left: Mutex::new(Vec::new()),
         names_removed: AtomicU64::new(0),
     };
@@ -69,13 +84,14 @@ pub fn remove(trash: &Trash, entry: TrashName, rights: Rights, workers: NonZeroU
     });
     let mut left = work.left.into_inner().unwrap_or_else(PoisonError::into_inner);
     left.sort_unstable_by_key(|leftover| leftover.entry);
-    Removal { names_removed: work.names_removed.into_inner(), left }
+    Removal { names_removed: work.names_removed.into_inner(), left, unfinished: work.queue.into_unfinished() }
 }
 
 struct Work<'a> {
     trash: &'a Trash,
     rights: Rights,
     queue: Queue,
+    is_over: &'a (dyn Fn() -> bool + Sync),
     left: Mutex<Vec<Leftover>>,
     names_removed: AtomicU64,
 }
@@ -85,9 +101,13 @@ impl Work<'_> {
     fn run(&self, call_help: Option<&dyn Fn()>) {
         let mut worker = Worker::new(self.trash, self.rights, &self.queue, call_help);
         while let Some(entry) = self.queue.next() {
-            let failure = worker.remove(entry);
+            let walked = worker.remove(entry, self.is_over);
+            if matches!(walked, Walked::Unfinished) {
+                self.queue.put_off(entry);
+                break;
+            }
             // Others may have removed, or a lift have moved, what failed: what counts is what is there.
-            if let Some((error, blocker)) = failure
+            if let Walked::Left(error, blocker) = walked
                 && let Some(usage) = usage_of(self.trash.directory(), &entry.to_cstring())
             {
                 let bytes = usage.bytes;

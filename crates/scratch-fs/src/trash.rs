@@ -67,13 +67,18 @@ impl Trash {
     /// # Errors
     /// Of mkdirat(2), openat(2) and getdents64(2).
     pub fn open(scratch: BorrowedFd<'_>, shown: &Path) -> Result<Self, FsError> {
+        Self::open_from(scratch, shown, 0)
+    }
+
+    /// [`Self::open`] with numbers from `first` on.
+    pub(crate) fn open_from(scratch: BorrowedFd<'_>, shown: &Path, first: u64) -> Result<Self, FsError> {
         match rustix::fs::mkdirat(scratch, c"trash", Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(FsError::new("make trash", shown, errno)),
         }
         let directory = open_directory(scratch, c"trash").map_err(FsError::on("open trash", shown))?;
         let trash = Self { directory, shown: shown.to_owned(), next: AtomicU64::new(0) };
-        let after = trash.entries()?.last().map_or(0, |last| last.number.saturating_add(1));
+        let after = trash.entries()?.last().map_or(first, |last| last.number.saturating_add(1));
         trash.next.store(after, Ordering::Relaxed);
         Ok(trash)
     }

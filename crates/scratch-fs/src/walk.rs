@@ -69,6 +69,15 @@ pub(crate) struct Frame {
     repaired: bool,
 }
 
+/// What came of the walk over an entry.
+pub(crate) enum Walked {
+    Gone,
+    /// Something of it remains; the first error.
+    Left(FsError, Blocker),
+    /// The turn was over.
+    Unfinished,
+}
+
 enum Listed {
     Part,
     All,
@@ -80,12 +89,15 @@ impl<'a> Worker<'a> {
         Self { trash, rights, queue, call_help, names_removed: 0, buffer }
     }
 
-    /// Removes an entry. Returns the first error if something of it remains.
-    pub(crate) fn remove(&mut self, entry: TrashName) -> Option<(FsError, Blocker)> {
+    /// Removes an entry, unless the turn is over before that.
+    pub(crate) fn remove(&mut self, entry: TrashName, is_over: &dyn Fn() -> bool) -> Walked {
         let claim = Claim::new(self.rights, entry.tenant);
         let mut walk = Walk { worker: self, entry, claim, stack: Vec::new(), can_share: true, failure: None };
         walk.enter(entry.to_cstring());
         while let Some(top) = walk.stack.last_mut() {
+            if is_over() {
+                return Walked::Unfinished;
+            }
             match top.pending.pop() {
                 Some(name) => {
                     walk.enter(name);
@@ -98,7 +110,7 @@ impl<'a> Worker<'a> {
                 },
             }
         }
-        walk.failure
+        walk.failure.map_or(Walked::Gone, |(error, blocker)| Walked::Left(error, blocker))
     }
 }
 

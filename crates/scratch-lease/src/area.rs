@@ -42,7 +42,7 @@ impl Table {
     /// # Errors
     /// As [`in_place`](Self::in_place), [`Refusal::LimitAreas`] and [`Refusal::LimitShare`].
     pub fn reserve_areas(&mut self, id: LeaseId, caller: Caller, count: usize) -> Result<ReservedAreas, Refusal> {
-        let limit = self.limits.areas_per_tenant;
+        let limit = self.limits_of(caller).areas_per_tenant;
         let tenant = self.in_place(id, caller)?.tenant;
         let used = self.tenants.get(&tenant).map_or(0, |usage| usage.areas);
         if count > limit.saturating_sub(used) {

@@ -15,13 +15,14 @@ impl Table {
     /// # Errors
     /// As [`live`](Self::live), a TTL out of bounds, and [`Refusal::LimitHolders`].
     pub fn attach(&mut self, id: LeaseId, caller: Caller, new: NewHolder, now: BootTime) -> Result<Holder, Refusal> {
-        let limit = self.limits.holders_per_lease;
+        let limits = *self.limits_of(caller);
+        let limit = limits.holders_per_lease;
         self.revive(id, caller, new)?;
         let lease = live_mut(&mut self.leases, id, caller)?;
         if let Some(holder) = lease.find(new) {
             return Ok(holder);
         }
-        self.limits.check_holder(new)?;
+        limits.check_holder(new)?;
         let place = empty_place(lease, new);
         if place.is_none() && (lease.holders.len() >= limit || lease.holder_next == HolderId::MAX) {
             return Err(Refusal::LimitHolders { limit });

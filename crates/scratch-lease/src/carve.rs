@@ -4,7 +4,7 @@
 //! carved out of it, and, of inodes, one for each area that the broker made and for each lease that shares it, for its
 //! directory. It is given back when the area is released or the lease has left the table.
 
-use crate::{Grant, Lease, LeaseId, PoolId, Refusal, Table};
+use crate::{Caller, Grant, Lease, LeaseId, Limits, PoolId, Refusal, Table, TenantId, Usage};
 
 /// The limits of one lease. `None`: none of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,21 @@ pub enum Resource {
 
 impl Resource {
     const ALL: [Self; 2] = [Self::Bytes, Self::Inodes];
+
+    /// What a tenant's leases may be granted of it together.
+    fn granted_max(self, limits: &Limits) -> Option<u64> {
+        match self {
+            Self::Bytes => limits.bytes_per_tenant,
+            Self::Inodes => limits.inodes_per_tenant,
+        }
+    }
+
+    fn granted(self, usage: &mut Usage) -> &mut u64 {
+        match self {
+            Self::Bytes => &mut usage.bytes,
+            Self::Inodes => &mut usage.inodes,
+        }
+    }
 
     /// The word for it in messages.
     #[must_use]
@@ -84,6 +99,11 @@ impl Account {
         })
     }
 
+    /// What it costs the tenant: its limit, unless that was carved out of another one.
+    fn granted(&self) -> u64 {
+        self.limit.filter(|_| self.above.is_none()).unwrap_or(0)
+    }
+
     /// Out of whose limit the lease spends.
     fn payer(&self, own: LeaseId) -> Option<LeaseId> {
         if self.limit.is_some() { Some(own) } else { self.above }
@@ -102,13 +122,39 @@ impl Table {
         Share { bytes: left(Resource::Bytes), inodes: left(Resource::Inodes) }
     }
 
+    /// What a lease may take itself: its own limits without those that are carved out of them. `None`: no such lease.
+    #[must_use]
+    pub fn own_part(&self, id: LeaseId) -> Option<Share> {
+        let lease = self.leases.get(&id)?;
+        let below: Vec<_> = self.subtree(id).into_iter().skip(1).filter_map(|id| self.leases.get(&id)).collect();
+        let part = |resource| {
+            let accounts = below.iter().map(|lease| lease.accounts.of(resource));
+            let carved: u64 = accounts.filter(|account| account.above == Some(id)).filter_map(|it| it.limit).sum();
+            Some(lease.accounts.of(resource).limit?.saturating_sub(carved))
+        };
+        Some(Share { bytes: part(Resource::Bytes), inodes: part(Resource::Inodes) })
+    }
+
+    /// The lease that this one's bytes were carved out of.
+    #[must_use]
+    pub fn carved_from(&self, id: LeaseId) -> Option<LeaseId> {
+        self.leases.get(&id)?.accounts.bytes.above
+    }
+
     /// Refuses what does not fit into what is left above.
-    pub(crate) fn check_share(&self, grant: &Grant) -> Result<(), Refusal> {
+    pub(crate) fn check_share(&self, grant: &Grant, caller: Caller) -> Result<(), Refusal> {
         let accounts = self.accounts(grant.parent, grant.pool, grant.share);
         Resource::ALL.into_iter().try_for_each(|resource| {
             let account = accounts.of(resource);
+            self.check_granted(grant.tenant, resource, account.granted(), caller)?;
             self.check_left(account.above, resource, account.cost(resource))
         })
+    }
+
+    fn check_granted(&self, tenant: TenantId, resource: Resource, wanted: u64, caller: Caller) -> Result<(), Refusal> {
+        let Some(limit) = resource.granted_max(self.limits_of(caller)).filter(|_| wanted > 0) else { return Ok(()) };
+        let left = limit.saturating_sub(*resource.granted(&mut self.usage(tenant)));
+        if wanted > left { Err(Refusal::LimitGranted { resource, limit, left }) } else { Ok(()) }
     }
 
     /// The accounts of a lease to be.
@@ -131,6 +177,11 @@ impl Table {
         for resource in Resource::ALL {
             let account = lease.accounts.of(resource);
             self.spend(account.above, resource, account.cost(resource));
+            let amount = account.granted();
+            self.count(lease.tenant, |usage| {
+                let granted = resource.granted(usage);
+                *granted = granted.saturating_add(amount);
+            });
         }
     }
 
@@ -139,6 +190,11 @@ impl Table {
         for resource in Resource::ALL {
             let account = lease.accounts.of(resource);
             self.give_back(account.above, resource, account.cost(resource));
+            let amount = account.granted();
+            self.count(lease.tenant, |usage| {
+                let granted = resource.granted(usage);
+                *granted = granted.saturating_sub(amount);
+            });
         }
         if let Account { limit: None, above, .. } = lease.accounts.inodes {
             self.give_back(above, Resource::Inodes, lease.areas.len() as u64);
@@ -219,6 +275,19 @@ mod tests {
         assert_eq!(left(&table, 1), (Some(0), Some(0)));
         go(&mut table, 2);
         assert_eq!(left(&table, 1), (Some(60), Some(6)));
+    }
+
+    #[test]
+    fn a_lease_may_take_itself_what_it_has_not_shared_out() {
+        let mut table = roomy([limited(1, Some(100), Some(10))]);
+        put(&mut table, below(1, limited(2, Some(60), None)));
+        put(&mut table, below(2, limited(3, Some(50), Some(3))));
+        let part = |table: &Table, number| table.own_part(id(number)).map(|part| (part.bytes, part.inodes));
+        assert_eq!(part(&table, 1), Some((Some(40), Some(7))), "the inodes of the third come from the first");
+        assert_eq!((part(&table, 2), part(&table, 3)), (Some((Some(10), None)), Some((Some(50), Some(3)))));
+        assert_eq!((table.carved_from(id(3)), table.carved_from(id(1))), (Some(id(2)), None));
+        go(&mut table, 3);
+        assert_eq!((part(&table, 1), part(&table, 3)), (Some((Some(40), Some(10))), None));
     }
 
     #[test]
@@ -323,5 +392,41 @@ mod tests {
         assert_eq!(lease(&table, 2).share(), Share { bytes: Some(8), inodes: None });
         go(&mut table, 2);
         assert_eq!(left(&table, 1), (Some(2), None));
+    }
+
+    #[test]
+    fn a_tenants_leases_have_so_much_together_and_children_cost_nothing_more() {
+        let mut table = roomy([limited(1, Some(60), Some(5))]);
+        let limits = Limits { bytes_per_tenant: Some(100), inodes_per_tenant: Some(10), ..table.limits };
+        table.set_limits(limits, Vec::new());
+        put(&mut table, below(1, limited(2, Some(60), Some(3))));
+        let refusal = Refusal::LimitGranted { resource: Resource::Bytes, limit: 100, left: 40 };
+        assert_eq!(refused(&mut table, limited(3, Some(41), None)), refusal);
+        let refusal = Refusal::LimitGranted { resource: Resource::Inodes, limit: 10, left: 5 };
+        assert_eq!(refused(&mut table, limited(3, Some(40), Some(6))), refusal);
+        put(&mut table, limited(3, Some(40), None));
+        put(&mut table, grant(4, &[process(1)]));
+        assert_eq!((table.usage(ME.tenant).bytes, table.usage(ME.tenant).inodes), (100, 5));
+        go(&mut table, 3);
+        assert_eq!((table.usage(ME.tenant).bytes, table.totals().inodes), (60, 5));
+        table.revoke(id(1), ME).expect("it is there");
+        table.due(at(0));
+        table.forget(id(2));
+        table.forget(id(1));
+        assert_eq!((table.usage(ME.tenant).bytes, table.usage(ME.tenant).inodes), (0, 0));
+    }
+
+    #[test]
+    fn a_rules_limits_are_for_who_it_is_for() {
+        let mut table = roomy([]);
+        let few = Limits { leases_per_tenant: 1, ..table.limits };
+        table.set_limits(table.limits, vec![few]);
+        let ruled = crate::Caller { rule: Some(0), ..ME };
+        assert_eq!(table.grant_by(ruled, grant(1, &[process(1)]), at(0)), Ok(crate::Granted::New));
+        let refusal = Refusal::LimitLeases { limit: 1 };
+        assert_eq!(table.grant_by(ruled, grant(2, &[process(1)]), at(0)), Err(refusal));
+        assert_eq!(table.grant_by(ME, grant(2, &[process(1)]), at(0)), Ok(crate::Granted::New));
+        let of_a_rule_that_is_gone = crate::Caller { rule: Some(7), ..ME };
+        assert_eq!(table.grant_by(of_a_rule_that_is_gone, grant(3, &[process(1)]), at(0)), Ok(crate::Granted::New));
     }
 }

@@ -89,6 +89,7 @@ impl Table {
     /// Costs nothing while nothing is due.
     pub fn due(&mut self, now: BootTime) -> Vec<Due> {
         self.log.at(now);
+        self.forget_full_buckets(now);
         while let Some((id, holder)) = self.index.pop_deadline(now) {
             match holder {
                 Some(holder) => _ = self.part(id, holder, Parting::Expired),

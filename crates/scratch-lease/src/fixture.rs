@@ -8,9 +8,9 @@ use crate::{
     PoolId, ProcessId, Reason, Share, Table, TenantId,
 };
 
-pub(crate) const ME: Caller = Caller { tenant: TenantId(1000), admin: false, confined_to: None };
-pub(crate) const OTHER: Caller = Caller { tenant: TenantId(2000), admin: false, confined_to: None };
-pub(crate) const ADMIN: Caller = Caller { tenant: TenantId(0), admin: true, confined_to: None };
+pub(crate) const ME: Caller = Caller { tenant: TenantId(1000), admin: false, confined_to: None, rule: None };
+pub(crate) const OTHER: Caller = Caller { tenant: TenantId(2000), admin: false, confined_to: None, rule: None };
+pub(crate) const ADMIN: Caller = Caller { tenant: TenantId(0), admin: true, confined_to: None, rule: None };
 
 pub(crate) fn id(number: u8) -> LeaseId {
     LeaseId::from_bits([number; 10])
@@ -54,6 +54,8 @@ pub(crate) fn grant(number: u8, holders: &[NewHolder]) -> Grant {
         labels: BTreeMap::new(),
         search_environment: false,
         grace: Duration::ZERO,
+        granted_by: None,
+        preemptible: false,
     }
 }
 

@@ -33,16 +33,17 @@ impl Table {
         if let Some(first) = self.granted_before(grant.tenant, grant.nonce)? {
             return Ok(Granted::Existing(first));
         }
-        self.limits.check_grant(&grant)?;
+        self.limits_of(caller).check_grant(&grant)?;
         if let Some(parent) = grant.parent {
             self.check_parent(parent, caller)?;
         }
-        self.check_lease_limit(grant.tenant)?;
+        self.check_lease_limit(grant.tenant, caller)?;
         if self.leases.contains_key(&grant.id) {
             debug_assert!(false, "lease {} is granted twice", grant.id);
             return Err(Refusal::LeaseEnding);
         }
-        self.check_share(&grant)?;
+        self.check_share(&grant, caller)?;
+        self.take_creates(caller, 1, now)?;
         let accounts = self.accounts(grant.parent, grant.pool, grant.share);
         self.insert(Lease::new(grant, accounts, now, now));
         Ok(Granted::New)
@@ -110,7 +111,7 @@ impl Table {
 
     fn check_parent(&self, parent: LeaseId, caller: Caller) -> Result<(), Refusal> {
         self.live(parent, caller).map_err(|_| Refusal::LeaseUnknown)?;
-        let limit = self.limits.depth_max;
+        let limit = self.limits_of(caller).depth_max;
         let mut above = Some(parent);
         for _ in 0..limit {
             above = above.and_then(|id| self.leases.get(&id)).and_then(|lease| lease.parent);

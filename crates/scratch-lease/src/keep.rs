@@ -178,8 +178,8 @@ impl Table {
         if !kept {
             return Ok(());
         }
-        self.limits.check_holder(new)?;
-        self.check_lease_limit(self.get(id, caller)?.tenant)?;
+        self.limits_of(caller).check_holder(new)?;
+        self.check_lease_limit(self.get(id, caller)?.tenant, caller)?;
         self.move_to(id, LeaseState::Live);
         if let Some(lease) = self.leases.get_mut(&id) {
             lease.reason = None;
@@ -258,7 +258,7 @@ mod tests {
     /// A table in which lease 1 can be brought back until 30 s.
     fn undeletable() -> Table {
         let mut table = table_with([grant(1, &[process(1)])]);
-        table.set_limits(Limits { undelete_window: seconds_long(20), ..table.limits });
+        table.set_limits(Limits { undelete_window: seconds_long(20), ..table.limits }, Vec::new());
         assert_eq!(table.reserve_areas(id(1), ME, 1).map(|reserved| reserved.first_number), Ok(1));
         assert!(table.add_area(id(1), AreaKey::Number(1), AreaKind::Memory));
         assert_eq!(table.revoke(id(1), ME), Ok(()));
@@ -273,7 +273,7 @@ mod tests {
     fn a_kept_lease_takes_nothing_and_ends_in_its_time() {
         let mut table = kept();
         assert_eq!(lease(&table, 1).state(), LeaseState::Kept { until: at(15) });
-        assert_eq!(table.usage(ME.tenant), Usage { leases: 0, areas: 0, kept: 1, gone: 0 });
+        assert_eq!(table.usage(ME.tenant), Usage { kept: 1, ..Usage::default() });
         assert_eq!(table.live(id(1), ME).err(), Some(Refusal::LeaseKept));
         assert!(table.present(id(1), ME).is_ok() && table.present(id(1), OTHER).is_err());
         assert_eq!(table.reserve_areas(id(1), ME, 1), Err(Refusal::LeaseKept));
@@ -352,7 +352,7 @@ mod tests {
         assert_eq!(lease(&table, 1).kept_until(), Some(at(15)));
         assert_eq!(table.attach(id(1), ME, process(1), at(6)).map(|holder| holder.id), Ok(2));
         assert_eq!((table.live(id(1), ME).is_ok(), table.next_deadline()), (true, None));
-        assert_eq!(table.usage(ME.tenant), Usage { leases: 1, areas: 0, kept: 0, gone: 0 });
+        assert_eq!(table.usage(ME.tenant), Usage { leases: 1, ..Usage::default() });
         table.holder_gone(id(1), 2);
         assert_eq!(table.due(at(50)), [due_keep(1, gone("process"))]);
         assert_eq!(table.keep_ended(id(1), at(50)), Some(vec![]));
@@ -362,12 +362,8 @@ mod tests {
     #[test]
     fn keep_refuses_and_too_many_are_not_kept() {
         let mut table = kept();
-        table.set_limits(Limits {
-            kept_per_tenant: 1,
-            keep_time_max: seconds_long(60),
-            keep_bytes_max: 99,
-            ..table.limits
-        });
+        let limits = Limits { kept_per_tenant: 1, keep_time_max: seconds_long(60), keep_bytes_max: 99, ..table.limits };
+        table.set_limits(limits, Vec::new());
         put(&mut table, grant(2, &[process(1)]));
         assert_eq!(table.keep(id(2), OTHER, kept_for(10), at(5)), Err(Refusal::LeaseUnknown));
         let limit = seconds_long(60);
@@ -387,7 +383,7 @@ mod tests {
     #[test]
     fn what_is_gone_is_there_for_nobody_until_it_is_brought_back() {
         let mut table = undeletable();
-        assert_eq!(table.usage(ME.tenant), Usage { leases: 0, areas: 0, kept: 0, gone: 1 });
+        assert_eq!(table.usage(ME.tenant), Usage { gone: 1, ..Usage::default() });
         assert_eq!(table.get(id(1), ME).err(), Some(Refusal::LeaseUnknown));
         assert_eq!(table.revoke(id(1), ME), Err(Refusal::LeaseUnknown));
         assert_eq!(table.attach(id(1), ME, process(2), at(11)), Err(Refusal::LeaseUnknown));
@@ -421,7 +417,7 @@ mod tests {
         assert_eq!(table.undelete(id(1), ME, at(11)), Ok(Some(at(30))));
         assert!(table.undelete_failed(id(1), at(30)));
         assert_eq!((table.usage(ME.tenant).gone, table.next_deadline()), (1, Some(at(30))));
-        table.set_limits(Limits { kept_per_tenant: 0, gone_per_tenant: 1, ..table.limits });
+        table.set_limits(Limits { kept_per_tenant: 0, gone_per_tenant: 1, ..table.limits }, Vec::new());
         assert_eq!(table.undelete(id(1), ME, at(11)), Err(Refusal::LimitKept { limit: 0 }));
         put(&mut table, grant(2, &[process(2)]));
         assert_eq!(table.revoke(id(2), ME), Ok(()));
@@ -434,7 +430,7 @@ mod tests {
         let mut table = table();
         table.adopt_ended(below(9, grant(1, &[process(1)])), at(1), LeaseState::Kept { until: at(50) });
         table.adopt_ended(grant(2, &[]), at(1), LeaseState::Gone { until: at(40) });
-        assert_eq!(table.usage(ME.tenant), Usage { leases: 0, areas: 0, kept: 1, gone: 1 });
+        assert_eq!(table.usage(ME.tenant), Usage { kept: 1, gone: 1, ..Usage::default() });
         assert_eq!(table.due(at(39)), []);
         assert_eq!(table.due(at(40)), [end(2, Reason::UndeleteOver)]);
         assert_eq!(table.due(at(50)), [end(1, Reason::KeepOver)]);

@@ -34,6 +34,10 @@ pub struct Grant {
     pub search_environment: bool,
     /// How long it waits for another holder when the last one has gone by itself.
     pub grace: Duration,
+    /// Who asks for it, where that is not the tenant.
+    pub granted_by: Option<TenantId>,
+    /// It may end when its pool is too full.
+    pub preemptible: bool,
 }
 
 /// How far a lease is.
@@ -99,6 +103,8 @@ pub struct Lease {
     pub(crate) over: bool,
     /// Its directory was taken away, or replaced, by somebody else.
     pub(crate) lost: bool,
+    pub(crate) granted_by: Option<TenantId>,
+    pub(crate) preemptible: bool,
 }
 
 impl Lease {
@@ -131,6 +137,8 @@ impl Lease {
             keep: None,
             over: false,
             lost: false,
+            granted_by: grant.granted_by,
+            preemptible: grant.preemptible,
         };
         for holder in grant.holders {
             if lease.find(holder).is_none() {
@@ -250,6 +258,18 @@ impl Lease {
     #[must_use]
     pub fn pool(&self) -> PoolId {
         self.pool
+    }
+
+    /// Whether it may end when its pool is too full.
+    #[must_use]
+    pub fn is_preemptible(&self) -> bool {
+        self.preemptible
+    }
+
+    /// Who has asked for it, where that was not the tenant.
+    #[must_use]
+    pub fn granted_by(&self) -> Option<TenantId> {
+        self.granted_by
     }
 
     /// The lease it can't outlive.

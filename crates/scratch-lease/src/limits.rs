@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::{Grant, NewHolder, Refusal};
+use crate::{Caller, Grant, NewHolder, Rate, Refusal, Table};
 
 /// How much a tenant, a lease or a label may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,12 @@ pub struct Limits {
     pub leases_per_tenant: usize,
     /// Areas of one tenant, reserved ones included.
     pub areas_per_tenant: usize,
+    /// Bytes that the leases of one tenant may be granted together.
+    pub bytes_per_tenant: Option<u64>,
+    /// Inodes, alike.
+    pub inodes_per_tenant: Option<u64>,
+    /// How fast one tenant may have leases and areas made.
+    pub creates: Option<Rate>,
     /// Holders of one lease.
     pub holders_per_lease: usize,
     /// Labels of one lease.
@@ -43,6 +49,9 @@ impl Default for Limits {
         Self {
             leases_per_tenant: 10_000,
             areas_per_tenant: 1_000_000,
+            bytes_per_tenant: None,
+            inodes_per_tenant: None,
+            creates: None,
             holders_per_lease: 1_024,
             labels_per_lease: 64,
             label_bytes: 1_024,
@@ -56,6 +65,19 @@ impl Default for Limits {
             undelete_window: Duration::ZERO,
             gone_per_tenant: 1_000,
         }
+    }
+}
+
+impl Table {
+    /// What this caller is held to.
+    #[must_use]
+    pub fn limits_of(&self, caller: Caller) -> &Limits {
+        caller.rule.and_then(|rule| self.rules.get(usize::from(rule))).unwrap_or(&self.limits)
+    }
+
+    /// Sets other limits, and those of the rules that callers name by number. What is there already stays, also beyond them.
+    pub fn set_limits(&mut self, limits: Limits, rules: Vec<Limits>) {
+        (self.limits, self.rules) = (limits, rules);
     }
 }
 

@@ -33,6 +33,8 @@ pub enum Reason {
     LimitKeep,
     /// The time in which it could be brought back is over.
     UndeleteOver,
+    /// Its pool is too full, and it was marked as one that may end for that.
+    Preempted,
 }
 
 impl Reason {
@@ -50,6 +52,7 @@ impl Reason {
             Self::KeepBudget => "KEEP_BUDGET",
             Self::LimitKeep => "LIMIT_KEEP",
             Self::UndeleteOver => "UNDELETE_OVER",
+            Self::Preempted => "PREEMPTED",
         }
     }
 
@@ -62,13 +65,14 @@ impl Reason {
             | Self::KeepOver
             | Self::KeepBudget
             | Self::LimitKeep
-            | Self::UndeleteOver => false,
+            | Self::UndeleteOver
+            | Self::Preempted => false,
         }
     }
 
-    /// Whether a lease that ends so can be brought back for a while, where that is configured: not what had its time.
+    /// Whether a lease that ends so can be brought back for a while, where that is configured: not what had its time, nor what ended for its space.
     pub(crate) fn may_undelete(self) -> bool {
-        !matches!(self, Self::NewBoot | Self::KeepOver | Self::UndeleteOver)
+        !matches!(self, Self::NewBoot | Self::KeepOver | Self::UndeleteOver | Self::Preempted)
     }
 }
 
@@ -91,6 +95,7 @@ impl fmt::Display for Reason {
             Self::KeepBudget => f.write_str("it ended and was not kept: more was in it than was to be kept"),
             Self::LimitKeep => f.write_str("it ended and was not kept: its tenant has as many kept leases as it may"),
             Self::UndeleteOver => f.write_str("the time in which it could be brought back is over"),
+            Self::Preempted => f.write_str("its pool is too full, and it was granted as preemptible"),
         }
     }
 }
@@ -146,6 +151,7 @@ mod tests {
                 "it ended and was not kept: its tenant has as many kept leases as it may",
             ),
             (Reason::UndeleteOver, "UNDELETE_OVER", "the time in which it could be brought back is over"),
+            (Reason::Preempted, "PREEMPTED", "its pool is too full, and it was granted as preemptible"),
         ] {
             assert_eq!((reason.code(), reason.to_string().as_str()), (code, text));
         }

@@ -55,6 +55,26 @@ pub enum Refusal {
         /// The limit.
         limit: usize,
     },
+    /// The leases of the tenant may not be granted so much more together.
+    #[error("a tenant's leases have at most {limit} {} together, and {left} are left; ask for fewer, let some end, or raise limits.{}", .resource.name(), .resource.name())]
+    LimitGranted {
+        /// Bytes or inodes.
+        resource: Resource,
+        /// The limit.
+        limit: u64,
+        /// What is left of it.
+        left: u64,
+    },
+    /// The tenant has leases and areas made faster than it may.
+    #[error(
+        "a tenant has at most {limit} leases and areas made a second; wait for {retry_after:?}, or raise limits.creates_per_second"
+    )]
+    LimitRate {
+        /// The limit.
+        limit: u32,
+        /// When it can be had.
+        retry_after: Duration,
+    },
     /// The lease has as many holders as it may.
     #[error("a lease has at most {limit} holders; detach some, or raise limits.holders")]
     LimitHolders {

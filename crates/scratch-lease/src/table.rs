@@ -4,12 +4,16 @@ use std::collections::HashMap;
 
 use crate::event::Log;
 use crate::index::Index;
-use crate::{Caller, Lease, LeaseId, LeaseState, Limits, Refusal, TenantId, Usage};
+use crate::{BootTime, Caller, Lease, LeaseId, LeaseState, Limits, Refusal, TenantId, Usage};
 
 /// All leases of a broker. Decides, and does nothing itself: [`due`](Table::due) says what is to be done.
 #[derive(Debug)]
 pub struct Table {
     pub(crate) limits: Limits,
+    /// Those of the rules, by number.
+    pub(crate) rules: Vec<Limits>,
+    /// When the bucket of creates is full again, of tenants whose bucket is not.
+    pub(crate) full_at: HashMap<TenantId, BootTime>,
     pub(crate) generation: u64,
     /// Boxed, so that the map's free slots cost little.
     pub(crate) leases: HashMap<LeaseId, Box<Lease>>,
@@ -25,6 +29,8 @@ impl Table {
     pub fn new(limits: Limits, generation: u64) -> Self {
         Self {
             limits,
+            rules: Vec::new(),
+            full_at: HashMap::new(),
             generation,
             leases: HashMap::new(),
             index: Index::default(),
@@ -32,11 +38,6 @@ impl Table {
             totals: Usage::default(),
             log: Log::default(),
         }
-    }
-
-    /// Sets other limits. What is there already stays, also beyond them.
-    pub fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
     }
 
     /// A lease as this caller sees it, in any state but Granting and Gone.

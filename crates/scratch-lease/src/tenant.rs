@@ -15,13 +15,15 @@ pub struct Caller {
     pub admin: bool,
     /// It came by a delegated channel: only this lease and those below it exist for it.
     pub confined_to: Option<LeaseId>,
+    /// Which rule's limits it is held to; none: to those of all.
+    pub rule: Option<u16>,
 }
 
 impl Caller {
     /// The tenant itself.
     #[must_use]
     pub fn of(tenant: TenantId) -> Self {
-        Self { tenant, admin: false, confined_to: None }
+        Self { tenant, admin: false, confined_to: None, rule: None }
     }
 
     /// Whether leases of `tenant` may exist for this caller, unless it is confined.
@@ -42,6 +44,10 @@ pub struct Usage {
     pub gone: usize,
     /// Areas, reserved ones included.
     pub areas: usize,
+    /// Bytes that leases were granted, but for those that were carved out of another one's.
+    pub bytes: u64,
+    /// Inodes, alike.
+    pub inodes: u64,
 }
 
 impl Usage {
@@ -75,8 +81,8 @@ impl Table {
     }
 
     /// Refuses one more lease than the tenant may have.
-    pub(crate) fn check_lease_limit(&self, tenant: TenantId) -> Result<(), Refusal> {
-        let limit = self.limits.leases_per_tenant;
+    pub(crate) fn check_lease_limit(&self, tenant: TenantId, caller: Caller) -> Result<(), Refusal> {
+        let limit = self.limits_of(caller).leases_per_tenant;
         if self.usage(tenant).leases >= limit { Err(Refusal::LimitLeases { limit }) } else { Ok(()) }
     }
 
@@ -87,6 +93,11 @@ impl Table {
             *left = left.saturating_sub(1);
             *usage.of(to) += 1;
         });
+    }
+
+    /// The tenants that have anything, with what that is.
+    pub fn tenants(&self) -> impl Iterator<Item = (TenantId, Usage)> {
+        self.tenants.iter().map(|(tenant, usage)| (*tenant, *usage))
     }
 
     /// Applies one change to the tenant's count and to the total alike.

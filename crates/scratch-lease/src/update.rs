@@ -17,15 +17,16 @@ impl Table {
         set: BTreeMap<String, String>,
         remove: &[String],
     ) -> Result<(), Refusal> {
+        let limits = *self.limits_of(caller);
         let lease = live_mut(&mut self.leases, id, caller)?;
-        self.limits.check_labels(&set)?;
-        if remove.len() > self.limits.labels_per_lease {
-            return Err(Refusal::LimitLabels { limit: self.limits.labels_per_lease });
+        limits.check_labels(&set)?;
+        if remove.len() > limits.labels_per_lease {
+            return Err(Refusal::LimitLabels { limit: limits.labels_per_lease });
         }
         let mut labels = lease.labels.clone();
         labels.retain(|key, _| !remove.contains(key));
         labels.extend(set);
-        self.limits.check_labels(&labels)?;
+        limits.check_labels(&labels)?;
         lease.labels = labels;
         Ok(())
     }

@@ -22,6 +22,9 @@ const GRACE: Duration = Duration::from_secs(7);
 const LIMITS: Limits = Limits {
     leases_per_tenant: 6,
     areas_per_tenant: 5,
+    bytes_per_tenant: None,
+    inodes_per_tenant: None,
+    creates: None,
     holders_per_lease: 3,
     labels_per_lease: 1,
     label_bytes: 1,
@@ -103,6 +106,8 @@ impl Pair {
             labels: Default::default(),
             search_environment: wish.search_environment,
             grace: Duration::ZERO,
+            granted_by: None,
+            preemptible: false,
         }
     }
 
@@ -289,10 +294,14 @@ impl Pair {
         let usage = [1, 2].map(|tenant| self.naive.usage(TenantId(tenant)));
         assert_eq!([1, 2].map(|tenant| self.table.usage(TenantId(tenant))), usage);
         let [one, two] = usage;
-        assert_eq!(
-            self.table.totals(),
-            Usage { leases: one.leases + two.leases, areas: one.areas + two.areas, ..Usage::default() }
-        );
+        let totals = Usage {
+            leases: one.leases + two.leases,
+            areas: one.areas + two.areas,
+            bytes: one.bytes + two.bytes,
+            inodes: one.inodes + two.inodes,
+            ..Usage::default()
+        };
+        assert_eq!(self.table.totals(), totals);
         for lease in &self.naive.leases {
             let same = self.table.lease(lease.grant.id);
             assert_eq!(same.is_none(), lease.gone);

@@ -41,6 +41,8 @@ pub(crate) struct Broker {
     /// Whose rights the broker has; work for tenants of this user needs no change of identity.
     pub(crate) uid: u32,
     pub(crate) session: bool,
+    /// It can take on other users' rights; else there is one tenant only, the broker's own user.
+    pub(crate) acts_as_others: bool,
     pub(crate) settings: InForce,
     pub(crate) started: SystemTime,
     pub(crate) watch: Watch,
@@ -73,6 +75,8 @@ pub(crate) struct Broker {
     pub(crate) measures: Measures,
     /// True once the broker is on its way out: whoever is cut off then has lost nothing.
     pub(crate) stopping: watch::Sender<bool>,
+    /// Whether a handle can be made that its holder stays in, once that was tried.
+    pub(crate) can_contain: OnceLock<bool>,
     next_connection: AtomicU64,
 }
 
@@ -108,6 +112,7 @@ pub(crate) struct Parts {
     pub(crate) session: bool,
     pub(crate) settings: Settings,
     pub(crate) generation: u64,
+    pub(crate) acts_as_others: bool,
 }
 
 impl Broker {
@@ -117,6 +122,7 @@ impl Broker {
     /// When watcher or side threads can't be made.
     pub(crate) fn new(parts: Parts) -> std::io::Result<Self> {
         let mut table = Table::new(parts.config.lease_limits(), parts.generation);
+        table.set_limits(parts.config.lease_limits(), parts.config.rule_limits());
         table.at(clock::now()).started();
         Ok(Self {
             uid: rustix::process::geteuid().as_raw(),
@@ -124,6 +130,7 @@ impl Broker {
             pools: parts.pools,
             runtime: parts.runtime,
             session: parts.session,
+            acts_as_others: parts.acts_as_others,
             settings: InForce::new(parts.settings),
             started: SystemTime::now(),
             watch: Watch::new()?,
@@ -151,6 +158,7 @@ impl Broker {
             ended: Ended::default(),
             measures: Measures::default(),
             stopping: watch::channel(false).0,
+            can_contain: OnceLock::new(),
             next_connection: AtomicU64::new(FIRST_CONNECTION),
         })
     }
@@ -290,6 +298,11 @@ impl Broker {
         let owed = |error: FsError| Box::new(lease_debt(id, dead, &error));
         let pool = &self.pools.get(dead.pool).disk;
         let dying = self.cgroups.kill(id, &holders);
+        let free = |tree| match dying.as_slice() {
+            [] => self.reaper.push(dead.pool, tree, None),
+            dying => self.reaper.hold_back(dead.pool, tree, dying.to_vec()),
+        };
+        pool.end_memory(id, dead.tenant).map_err(owed)?.into_iter().for_each(free);
         let mut freed = None;
         // What has the path of one that is out of sight is nothing to it.
         if !self.free_gone(id, dead).map_err(owed)? {
@@ -307,25 +320,23 @@ impl Broker {
             tracing::warn!(lease = %id, %error, "the record of a lease that is gone stays until the next start, ignoring");
         }
         // After the record: a start that finds one knows by its tree in trash that the lease was ended.
-        match freed {
-            Some(tree) if !dying.is_empty() => self.reaper.hold_back(dead.pool, tree, dying),
-            Some(tree) => self.reaper.push(dead.pool, tree, None),
-            None => {}
-        }
+        freed.into_iter().for_each(free);
         self.forget(id);
         Ok(())
     }
 
     /// Drops a lease from memory, with all that watches it.
     fn forget(&self, id: LeaseId) {
-        let holders: Vec<_> = {
+        let (holders, above) = {
             let mut state = self.lock();
             let holders = state.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
+            let above = state.table.carved_from(id);
             state.table.at(clock::now()).forget(id);
             state.identities.remove(&id);
             state.places.remove(&id);
-            holders
+            (holders, above)
         };
+        self.widen_memory(above);
         self.let_go(id, &holders);
         self.activity();
     }

@@ -48,6 +48,7 @@ impl Client {
     /// A client that has asked for nothing yet.
     pub(crate) fn new(socket: OwnedFd, peer: Peer, (id, road): (ConnectionId, Road), seat: Seat) -> Self {
         let outgoing = seat.outgoing(socket);
+        outgoing.comes_under(peer.caller.rule);
         // A delegated channel has its lease from the start, and never another one.
         let own_lease = peer.caller.confined_to;
         Self {
@@ -62,6 +63,19 @@ impl Client {
             cpu: None,
             _seat: seat,
         }
+    }
+
+    /// Looks at the peer again if the settings have changed.
+    ///
+    /// # Errors
+    /// Where it may not be here any more.
+    pub(crate) fn look_again(&mut self, broker: &Broker) -> Result<(), RequestError> {
+        let rule = self.peer.caller.rule;
+        broker.look_again(&mut self.peer, self.outgoing.socket())?;
+        if self.peer.caller.rule != rule {
+            self.outgoing.comes_under(self.peer.caller.rule);
+        }
+        Ok(())
     }
 
     /// The peer's process, held.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::rules::RuleConfig;
+
 /// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,9 +27,15 @@ pub struct Config {
     /// What may outlive its end.
     #[serde(default)]
     pub keep: KeepConfig,
+    /// Who has what else; the first that fits.
+    #[serde(default)]
+    pub rule: Vec<RuleConfig>,
     /// What the broker denies itself.
     #[serde(default)]
     pub confine: ConfineConfig,
+    /// Handles of directories.
+    #[serde(default)]
+    pub handles: HandlesConfig,
 }
 
 /// One pool.
@@ -41,6 +49,65 @@ pub struct PoolConfig {
     /// How areas are stored.
     #[serde(default)]
     pub backend: Backend,
+    /// How full it may be.
+    #[serde(default)]
+    pub high_water: HighWaterConfig,
+    /// Of `tmpfs`: what all its leases together may take of memory.
+    #[serde(default = "memory_size", deserialize_with = "size")]
+    pub memory: u64,
+    /// Of `tmpfs`: bytes of a lease that asks for no limit.
+    #[serde(default = "lease_bytes", deserialize_with = "size")]
+    pub lease_bytes: u64,
+    /// Of `tmpfs`: inodes of a lease that asks for no limit.
+    #[serde(default = "lease_inodes")]
+    pub lease_inodes: u64,
+}
+
+/// How full a pool may be before nothing more is granted in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HighWaterConfig {
+    /// Percent of its bytes.
+    #[serde(deserialize_with = "percent")]
+    pub bytes: Option<u8>,
+    /// Percent of its inodes.
+    #[serde(deserialize_with = "percent")]
+    pub inodes: Option<u8>,
+    /// Whether leases that were granted as preemptible end then.
+    pub end_preemptible: bool,
+}
+
+fn memory_size() -> u64 {
+    1 << 30
+}
+
+fn lease_bytes() -> u64 {
+    64 << 20
+}
+
+fn lease_inodes() -> u64 {
+    4096
+}
+
+/// Handles of directories.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HandlesConfig {
+    /// What a client gets where a handle can't be made that it stays in.
+    pub uncontained: Uncontained,
+    /// Nothing can be executed through one.
+    pub noexec: bool,
+}
+
+/// What is done where a directory's handle can't be contained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Uncontained {
+    /// None is given.
+    #[default]
+    Refuse,
+    /// A plain descriptor, which leads out of the directory.
+    Plain,
 }
 
 /// How a pool stores its areas.
@@ -52,7 +119,7 @@ pub enum Backend {
     Dir,
     /// A subvolume a lease; not in this version.
     Btrfs,
-    /// A detached tmpfs a lease; not in this version.
+    /// A detached tmpfs a lease.
     Tmpfs,
 }
 
@@ -87,6 +154,15 @@ pub struct LimitsConfig {
     pub leases: usize,
     /// Areas that the broker made and that were not released.
     pub areas: usize,
+    /// Bytes that its leases are granted together. 0: as many as they like.
+    #[serde(deserialize_with = "size")]
+    pub bytes: u64,
+    /// Inodes, alike.
+    pub inodes: u64,
+    /// Leases and areas made in a second. 0: as many as it gets.
+    pub creates_per_second: u32,
+    /// Those that may be made at once.
+    pub creates_burst: u32,
     /// Holders of one lease.
     pub holders: usize,
     /// Labels of one lease.
@@ -107,6 +183,8 @@ pub struct LimitsConfig {
     pub connections: usize,
     /// Descriptors that were sent on all its connections and not yet received, or wait behind a ticket.
     pub unread_descriptors: usize,
+    /// Tickets that are open.
+    pub tickets: usize,
     /// gRPC calls and streams under way, on all its connections.
     pub calls: usize,
     /// Watch streams, on all its connections.
@@ -122,6 +200,10 @@ impl Default for LimitsConfig {
         Self {
             leases: lease.leases_per_tenant,
             areas: lease.areas_per_tenant,
+            bytes: 0,
+            inodes: 0,
+            creates_per_second: 0,
+            creates_burst: 1000,
             holders: lease.holders_per_lease,
             labels: lease.labels_per_lease,
             label_bytes: lease.label_bytes as u64,
@@ -130,6 +212,7 @@ impl Default for LimitsConfig {
             grace_max: lease.grace_max,
             connections: 4096,
             unread_descriptors: 4096,
+            tickets: 64,
             calls: 4096,
             watches: 16,
             unread_bytes: 256 * 1024,
@@ -241,7 +324,9 @@ impl Config {
             path: path.to_owned(),
             message: error.to_string().trim_end().to_owned(),
         };
-        let config: Self = toml::from_str(text).map_err(parse)?;
+        let mut config: Self = toml::from_str(text).map_err(parse)?;
+        let written: toml::Table = toml::from_str(text).map_err(parse)?;
+        config.rule.iter_mut().try_for_each(|rule| rule.complete(written.get("limits"))).map_err(parse)?;
         match config.nonsense() {
             None => Ok(config),
             Some(what) => Err(ConfigError::Sense { path: path.to_owned(), what }),
@@ -251,14 +336,24 @@ impl Config {
     /// One pool and defaults for all else.
     #[must_use]
     pub fn of_pool(root: PathBuf) -> Self {
-        let pool = PoolConfig { name: "default".to_owned(), root, backend: Backend::Dir };
+        let pool = PoolConfig {
+            name: "default".to_owned(),
+            root,
+            backend: Backend::Dir,
+            high_water: HighWaterConfig::default(),
+            memory: memory_size(),
+            lease_bytes: lease_bytes(),
+            lease_inodes: lease_inodes(),
+        };
         Self {
             pool: vec![pool],
             restart: RestartConfig::default(),
             admin: AdminConfig::default(),
             limits: LimitsConfig::default(),
             keep: KeepConfig::default(),
+            rule: Vec::new(),
             confine: ConfineConfig::default(),
+            handles: HandlesConfig::default(),
         }
     }
 
@@ -283,29 +378,47 @@ impl Config {
             if !pool.root.is_absolute() {
                 return Some(format!("pool {:?}: root must be an absolute path", pool.name));
             }
-            if pool.backend != Backend::Dir {
-                let backend = format!("{:?}", pool.backend).to_lowercase();
-                return Some(format!("pool {:?}: backend {backend:?} is not in this version; use \"dir\"", pool.name));
+            if pool.backend == Backend::Btrfs {
+                return Some(format!("pool {:?}: backend \"btrfs\" is not in this version; use \"dir\"", pool.name));
+            }
+            if pool.lease_bytes == 0 || pool.lease_inodes == 0 || pool.lease_bytes > pool.memory {
+                return Some(format!(
+                    "pool {:?}: lease_bytes and lease_inodes must not be 0, nor lease_bytes over memory",
+                    pool.name
+                ));
             }
         }
-        if self.limits.ttl_min > self.limits.ttl_max {
-            return Some("limits.ttl_min is longer than limits.ttl_max; swap them".to_owned());
-        }
-        None
+        let all_limits = self.rule.iter().map(|rule| &rule.held_to).chain([&self.limits]);
+        self.rule.iter().find_map(|rule| rule.nonsense(self)).or_else(|| all_limits.into_iter().find_map(nonsense_of))
     }
 
     /// The part of the limits that the lease table decides on.
     #[must_use]
     pub fn lease_limits(&self) -> scratch_lease::Limits {
+        self.lease_limits_of(&self.limits)
+    }
+
+    /// Those of each rule.
+    #[must_use]
+    pub fn rule_limits(&self) -> Vec<scratch_lease::Limits> {
+        self.rule.iter().map(|rule| self.lease_limits_of(&rule.held_to)).collect()
+    }
+
+    fn lease_limits_of(&self, limits: &LimitsConfig) -> scratch_lease::Limits {
+        let some = |limit: u64| Some(limit).filter(|limit| *limit > 0);
+        let (per_second, burst) = (limits.creates_per_second, limits.creates_burst);
         scratch_lease::Limits {
-            leases_per_tenant: self.limits.leases,
-            areas_per_tenant: self.limits.areas,
-            holders_per_lease: self.limits.holders,
-            labels_per_lease: self.limits.labels,
-            label_bytes: usize::try_from(self.limits.label_bytes).unwrap_or(usize::MAX),
-            ttl_min: self.limits.ttl_min,
-            ttl_max: self.limits.ttl_max,
-            grace_max: self.limits.grace_max,
+            leases_per_tenant: limits.leases,
+            areas_per_tenant: limits.areas,
+            bytes_per_tenant: some(limits.bytes),
+            inodes_per_tenant: some(limits.inodes),
+            creates: (per_second > 0).then_some(scratch_lease::Rate { per_second, burst }),
+            holders_per_lease: limits.holders,
+            labels_per_lease: limits.labels,
+            label_bytes: usize::try_from(limits.label_bytes).unwrap_or(usize::MAX),
+            ttl_min: limits.ttl_min,
+            ttl_max: limits.ttl_max,
+            grace_max: limits.grace_max,
             kept_per_tenant: self.keep.leases_max,
             keep_time_max: self.keep.time_max,
             keep_bytes_max: self.keep.bytes_max,
@@ -316,10 +429,21 @@ impl Config {
     }
 }
 
+fn nonsense_of(limits: &LimitsConfig) -> Option<String> {
+    (limits.ttl_min > limits.ttl_max).then(|| "limits.ttl_min is longer than limits.ttl_max; swap them".to_owned())
+}
+
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     humantime::parse_duration(&text)
         .map_err(|error| de::Error::custom(format!("{text:?} is no duration like \"30s\": {error}")))
+}
+
+fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let number =
+        text.strip_suffix('%').and_then(|number| number.parse().ok()).filter(|number| (1..=100).contains(number));
+    number.map(Some).ok_or_else(|| de::Error::custom(format!("{text:?} is no share like \"90%\"")))
 }
 
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
@@ -360,8 +484,13 @@ mod tests {
             (format!("{pool}[restart]\ngrace = \"soon\"\n"), "no duration"),
             (format!("{pool}[limits]\nlabel_bytes = \"many\"\n"), "no size"),
             (format!("{pool}[limits]\nlabel_bytes = \"-1KiB\"\n"), "no size"),
+            (format!("{pool}high_water = {{ bytes = \"101%\" }}\n"), "no share"),
+            (format!("{pool}high_water = {{ bytes = \"9\" }}\n"), "no share"),
             (format!("{pool}backend = \"zfs\"\n"), "zfs"),
-            (format!("{pool}backend = \"tmpfs\"\n"), "not in this version"),
+            (format!("{pool}backend = \"btrfs\"\n"), "not in this version"),
+            (format!("{pool}backend = \"tmpfs\"\nmemory = \"1MiB\"\n"), "lease_bytes over memory"),
+            (format!("{pool}lease_inodes = 0\n"), "must not be 0"),
+            (format!("{pool}[handles]\nuncontained = \"some\"\n"), "some"),
             (format!("{pool}{pool}"), "name or root of another"),
             (format!("{pool}[[pool]]\nname = \"q\"\nroot = \"/p/q\"\n"), "inside another"),
             ("[[pool]]\nname = \"p\"\nroot = \"p\"\n".to_owned(), "absolute"),

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 use scratch_fs::{FsError, Naming, open_directory_beneath};
-use scratch_lease::{AreaKey, AreaKind, LeaseId, Refusal, ReservedAreas};
+use scratch_lease::{AreaKey, AreaKind, LeaseId, Refusal, ReservedAreas, Table};
 use scratch_proto::v1;
 
 use crate::broker::Broker;
 use crate::client::Client;
+use crate::clock;
 use crate::holders::Asking;
 use crate::peer::Identity;
 use crate::plan::{Plan, exact_name, plan};
@@ -82,11 +83,14 @@ impl Broker {
         let handles = if plan.want_handle { plan.count } else { 0 };
         self.check_unread(client, handles).map_err(first)?;
         let lease = self.lease_for(client, &request.lease).map_err(first)?;
-        let reserved = self
-            .lock()
-            .table
-            .reserve_areas(lease, client.peer.caller, plan.count)
-            .map_err(|refusal| first(refusal.into()))?;
+        let reserved = {
+            let mut state = self.lock();
+            let reserve = |table: &mut Table| {
+                table.take_creates(client.peer.caller, plan.count, clock::now())?;
+                table.reserve_areas(lease, client.peer.caller, plan.count)
+            };
+            reserve(&mut state.table).map_err(|refusal| first(refusal.into()))?
+        };
         let made = self.make(client, lease, &plan, reserved).map_err(|at| {
             self.lock().table.unreserve_areas(reserved, plan.count);
             AtIndex { error: self.or_ended(client, lease, at.error), ..at }
@@ -123,7 +127,8 @@ impl Broker {
         if !unnamed && !request.want_handle {
             return Ok(self.create(client, request)?.response);
         }
-        let place = self.tickets.place(client.peer.caller.tenant.0).map_err(first)?;
+        let limit = self.settings.get().limits_of(client.peer.caller).tickets;
+        let place = self.tickets.place(client.peer.caller.tenant.0, limit).map_err(first)?;
         let Creation { mut response, handles, lease, .. } = self.create(client, request)?;
         let counted = client.outgoing.keep(handles.len());
         let areas = response.areas.clone();
@@ -140,7 +145,7 @@ impl Broker {
 
     /// Refuses descriptors beyond what the tenant may leave unread.
     pub(crate) fn check_unread(&self, client: &Client, handles: usize) -> Result<(), RequestError> {
-        let limit = self.settings.get().limits.unread_descriptors;
+        let limit = self.settings.get().limits_of(client.peer.caller).unread_descriptors;
         if client.outgoing.tenant_may_be_sent(handles, limit) {
             Ok(())
         } else {
@@ -260,24 +265,16 @@ impl Broker {
         }
     }
 
-    /// A directory as it may be given to a client. Whoever holds a plain descriptor can climb out of it with `..`, so that
-    /// the system broker gives a mount of its own; a session broker's clients are all one user, whom it keeps from nothing.
-    pub(crate) fn contained(&self, directory: OwnedFd) -> Result<OwnedFd, Errno> {
-        if self.session { Ok(directory) } else { scratch_sys::contained_directory(directory.as_fd()) }
-    }
-
     fn with_handle(&self, directory: BorrowedFd<'_>, plan: &Plan<'_>, name: CString) -> Result<Made, RequestError> {
         if !plan.want_handle {
             return Ok(named(plan, name, None));
         }
-        let handle = scratch_fs::open_directory(directory, &name).and_then(|opened| self.contained(opened));
-        match handle {
-            Ok(handle) => Ok(named(plan, name, Some(handle))),
-            Err(errno) => {
-                let shown = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
-                Err(FsError::new("open a contained handle of", shown, errno).into())
-            }
-        }
+        let opened = scratch_fs::open_directory(directory, &name).map_err(|errno| {
+            let shown = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
+            FsError::new("open directory", shown, errno)
+        })?;
+        let handle = self.contained(opened)?;
+        Ok(named(plan, name, Some(handle)))
     }
 
     /// Enters what was made into the table. If the lease has ended meanwhile, it is all taken back.

@@ -14,7 +14,6 @@ use scratch_proto::v1::{self, HolderSpec, Kind, holder_spec};
 use crate::broker::Broker;
 use crate::client::{Client, Road};
 use crate::holders::Asking;
-use crate::peer::Peer;
 use crate::reason::RequestError;
 use crate::translate::lease_id;
 
@@ -37,11 +36,11 @@ pub(crate) fn may_ask(broker: &Broker, client: &Client, op: &Op) -> Result<(), R
     let is_own = |lease: &str| lease.is_empty() || lease.parse() == Ok(own);
     let refused = match op {
         Op::Ping(_) | Op::Release(_) | Op::Delegate(_) => return Ok(()),
-        // The descriptor that a session broker gives for a directory leads out of it.
-        Op::Grant(grant) if grant.want_handle && broker.session => {
+        // The plain descriptor that this broker gives for a directory leads out of it.
+        Op::Grant(grant) if grant.want_handle && broker.gives_plain() => {
             "handle of a directory, which this broker can't contain"
         }
-        Op::Create(create) if create.want_handle && create.kind() == Kind::Directory && broker.session => {
+        Op::Create(create) if create.want_handle && create.kind() == Kind::Directory && broker.gives_plain() => {
             "handle of a directory, which this broker can't contain"
         }
         Op::Create(create) if is_foreign(create) => "directory that the client passes",
@@ -83,7 +82,7 @@ impl Broker {
             (tenant, state.identities.get(&parent).cloned().ok_or(Refusal::LeaseUnknown)?)
         };
         let settings = self.settings.get();
-        let limits = &settings.limits;
+        let limits = settings.limits_of(caller);
         // A sandbox that delegates without end leaves its worker room to connect.
         let connections = if client.delegations == 0 { limits.connections } else { limits.connections / 2 };
         let seat = self.loads.join(tenant.0, connections);
@@ -92,7 +91,8 @@ impl Broker {
 
         let connection = self.new_connection();
         self.lock().open.insert(connection);
-        let worker = Caller { confined_to: caller.confined_to, ..Caller::of(tenant) };
+        let rule = caller.rule.filter(|_| caller.tenant == tenant);
+        let worker = Caller { confined_to: caller.confined_to, rule, ..Caller::of(tenant) };
         let asking = Asking::for_connection(worker, Arc::clone(&identity), connection);
         let lease = match self.grant(asking, below(parent, request.limits), Vec::new()) {
             Ok(granted) => lease_id(&granted.id)?,
@@ -101,7 +101,7 @@ impl Broker {
                 return Err(error);
             }
         };
-        let confined = Peer::delegated(Caller { confined_to: Some(lease), ..worker }, identity);
+        let confined = client.peer.delegate(Caller { confined_to: Some(lease), ..worker }, identity);
         let mut confined = Client::new(socket, confined, (connection, Road::Channel), seat);
         confined.delegations = client.delegations + 1;
         tracing::info!(%lease, parent = %parent, tenant = tenant.0, "delegated");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
-use scratch_fs::{FsError, Owner, Place, Record};
+use scratch_fs::{Firmness, FsError, Owner, Place, Record};
 use scratch_lease::{Caller, Grant, Granted, HolderId, LeaseId, NewHolder, Refusal, Share};
 use scratch_proto::v1;
 
@@ -40,10 +40,17 @@ impl Broker {
     /// What the table refuses, or the file system; nothing is left then.
     pub(crate) fn grant(
         self: &Arc<Self>,
-        mut asking: Asking,
+        asking: Asking,
         request: v1::GrantRequest,
         descriptors: Vec<OwnedFd>,
     ) -> Result<v1::GrantResponse, RequestError> {
+        let mut asking = match self.on_behalf(asking, &request) {
+            Ok(asking) => asking,
+            Err(error) => {
+                self.side.close(descriptors);
+                return Err(error);
+            }
+        };
         let holders = self.holders(&mut asking, &request, descriptors)?;
         let granted = self.grant_to(&asking, request, &holders);
         match granted {
@@ -52,6 +59,7 @@ impl Broker {
                 if asking.caller.confined_to.is_some() {
                     // Who is confined has no name space that it would be in.
                     granted.path.clear();
+                    granted.mount_at.clear();
                 }
                 Ok(granted)
             }
@@ -74,6 +82,9 @@ impl Broker {
     ) -> Result<Vec<Holding>, RequestError> {
         let mut passed = Passed { side: &self.side, rest: descriptors.into_iter() };
         self.check_grant(request)?;
+        if asking.identity.uid != self.uid && !self.acts_as_others {
+            return Err(RequestError::OtherUser);
+        }
         let mut holders: Vec<Holding> = Vec::new();
         let add = |result: Result<Holding, RequestError>, holders: &mut Vec<Holding>| {
             let holding = result?;
@@ -86,6 +97,9 @@ impl Broker {
         if let Err(error) = added {
             holders.into_iter().for_each(|(_, watched, _)| watched.discard(&self.side));
             return Err(error);
+        }
+        if holders.is_empty() && asking.on_behalf_by.is_some() {
+            holders.push((NewHolder::Hold, Watched::Nothing, ""));
         }
         if holders.is_empty() {
             holders.push(asking.default_holder());
@@ -103,18 +117,22 @@ impl Broker {
         let id = new_id()?;
         let parent =
             if request.parent.is_empty() { asking.caller.confined_to } else { Some(lease_id(&request.parent)?) };
+        let pool = self.pool_for(&request.pool, parent, asking.caller)?;
+        let share = self.share_in(pool, parent, &request)?;
         let grant = Grant {
             id,
             tenant: asking.caller.tenant,
-            pool: self.pool_for(&request.pool, parent, asking.caller)?.id,
+            pool: pool.id,
             nonce: <[u8; 16]>::try_from(request.nonce.as_slice()).ok(),
             parent,
             holders: holders.iter().map(|(holder, _, _)| *holder).collect(),
-            share: translate::share(request.limits),
+            share,
             lifetime_max: request.lifetime_max.map(duration).transpose()?.filter(|time| !time.is_zero()),
             labels: request.labels.into_iter().collect(),
             search_environment: request.search_environment,
             grace: request.grace.map(duration).transpose()?.unwrap_or_default(),
+            granted_by: asking.on_behalf_by,
+            preemptible: request.preemptible,
         };
         let ids = self.decide_grant(grant, asking, note)?;
         if let Some(lease) = self.lock().table.lease(id) {
@@ -137,20 +155,13 @@ impl Broker {
         request: v1::GrantRequest,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(v1::GrantResponse, Option<OwnedFd>), RequestError> {
-        let (caller, wanted) = (asking.caller, request.want_handle);
+        let (caller, wanted) = (asking.caller, (request.want_handle, request.want_mount));
         let mut granted = self.grant(asking, request, descriptors)?;
-        if !wanted {
-            return Ok((granted, None));
-        }
         let id = lease_id(&granted.id)?;
-        let handle = self.open_lease(id).and_then(|opened| {
-            let path = self.pool_of(id).map(|pool| pool.disk.lease_path(id)).unwrap_or_default();
-            self.contained(opened).map_err(|errno| FsError::new("open a contained handle of", path, errno).into())
-        });
-        match handle {
+        match self.wanted_handle(wanted, id) {
             Ok(handle) => {
-                granted.fd = true;
-                Ok((granted, Some(handle)))
+                granted.fd = handle.is_some();
+                Ok((granted, handle))
             }
             Err(error) => {
                 self.revoke(caller, id, None)?;
@@ -163,11 +174,17 @@ impl Broker {
     /// own lease's alone.
     fn pool_for(&self, name: &str, parent: Option<LeaseId>, caller: Caller) -> Result<&InUse, RequestError> {
         let of_parent = parent.and_then(|parent| self.pool_of(parent));
+        let settings = self.settings.get();
+        let pools = settings.rule_of(caller).map(|rule| rule.pools.as_slice()).unwrap_or_default();
+        let first = || pools.first().and_then(|name| self.pools.named(name)).unwrap_or_else(|| self.pools.first());
         let pool = match name {
-            "" => of_parent.unwrap_or_else(|| self.pools.first()),
+            "" => of_parent.unwrap_or_else(first),
             name => {
-                let is_allowed =
-                    |pool: &&InUse| caller.confined_to.is_none() || of_parent.is_some_and(|of| of.id == pool.id);
+                let is_allowed = |pool: &&InUse| {
+                    let is_parents = of_parent.is_some_and(|of| of.id == pool.id);
+                    is_parents
+                        || caller.confined_to.is_none() && (pools.is_empty() || pools.contains(&pool.config.name))
+                };
                 // Shortened: the reply must fit into a packet whatever was asked.
                 let unknown = || RequestError::PoolUnknown(name.chars().take(64).collect());
                 self.pools.named(name).filter(is_allowed).ok_or_else(unknown)?
@@ -176,6 +193,7 @@ impl Broker {
         if pool.lost.load(Ordering::Acquire) {
             return Err(RequestError::PoolLost(pool.disk.path().to_owned()));
         }
+        self.check_high_water(pool)?;
         Ok(pool)
     }
 
@@ -183,10 +201,32 @@ impl Broker {
         if !matches!(request.nonce.len(), 0 | 16) {
             return Err(RequestError::Request("a nonce has 16 bytes, or none"));
         }
-        if translate::share(request.limits) != Share::default() && !request.soft {
-            return Err(RequestError::LimitsNotFirm);
-        }
         Ok(())
+    }
+
+    /// The limits of a lease to be. One in memory has some in any case: those of its pool, or where less is left above, half
+    /// of that.
+    fn share_in(
+        &self,
+        pool: &InUse,
+        parent: Option<LeaseId>,
+        request: &v1::GrantRequest,
+    ) -> Result<Share, RequestError> {
+        let asked = translate::share(request.limits);
+        if pool.disk.has_paths() {
+            let is_firm = asked == Share::default() || request.soft || pool.disk.firmness() != Firmness::Soft;
+            return if is_firm { Ok(asked) } else { Err(RequestError::LimitsNotFirm) };
+        }
+        let left = {
+            let state = self.lock();
+            let above = parent.and_then(|parent| state.table.lease(parent)).filter(|above| above.pool() == pool.id);
+            above.map(|above| state.table.left(above)).unwrap_or_default()
+        };
+        let default = |left: Option<u64>, default: u64| left.map_or(default, |left| default.min(left / 2)).max(1);
+        Ok(Share {
+            bytes: asked.bytes.or_else(|| Some(default(left.bytes, pool.config.lease_bytes))),
+            inodes: asked.inodes.or_else(|| Some(default(left.inodes, pool.config.lease_inodes))),
+        })
     }
 
     /// The ids of the holders, in their order: one may be gone again before it is watched.
@@ -222,7 +262,10 @@ impl Broker {
             Owner::Tenant { uid: identity.uid, gid: identity.gid }
         };
         let pool = self.pool_of(id).ok_or(Refusal::LeaseUnknown)?;
-        let made = pool.disk.make_lease(id, owner, &mut record);
+        let above = self.lock().table.carved_from(id);
+        let made = above
+            .map_or(Ok(()), |above| self.fit_memory(above))
+            .and_then(|()| pool.disk.make_lease(id, owner, &mut record));
         {
             let mut state = self.lock();
             if made.is_ok() {
@@ -235,6 +278,7 @@ impl Broker {
             }
         }
         if made.is_err() {
+            self.widen_memory(above);
             self.activity();
         }
         Ok(made?)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use scratch_fs::FsError;
-use scratch_lease::{Caller, CgroupId, ConnectionId, NewHolder};
+use scratch_lease::{Caller, CgroupId, ConnectionId, NewHolder, TenantId};
 use scratch_proto::v1::{self, ProcessHolder};
 
 use crate::cgroup::{Cgroup, KnownCgroup};
@@ -32,6 +32,10 @@ pub(crate) struct Asking {
     pub(crate) identity: Arc<Identity>,
     pub(crate) connection: ConnectionId,
     road: Road,
+    /// It may have a lease held by its word alone.
+    pub(crate) may_hold: bool,
+    /// The admin that asks on behalf of the caller.
+    pub(crate) on_behalf_by: Option<TenantId>,
     /// The peer's process, where it is wanted and the kernel names one.
     pub(crate) process: Option<HeldProcess>,
     /// Its own process was named as a holder.
@@ -105,7 +109,17 @@ impl Asking {
     /// The broker itself, for a new connection of this tenant.
     pub(crate) fn for_connection(caller: Caller, identity: Arc<Identity>, connection: ConnectionId) -> Self {
         let road = Road::Channel;
-        Self { caller, identity, connection, road, process: None, named_itself: false, named_stream: false }
+        Self {
+            caller,
+            identity,
+            connection,
+            road,
+            may_hold: false,
+            on_behalf_by: None,
+            process: None,
+            named_itself: false,
+            named_stream: false,
+        }
     }
 
     /// Takes from a client what these holders need.
@@ -121,6 +135,8 @@ impl Asking {
             identity: Arc::clone(&client.peer.identity),
             connection: client.id,
             road: client.road,
+            may_hold: client.peer.may_hold,
+            on_behalf_by: None,
             named_itself: false,
             named_stream: false,
             process: if wanted { client.process().map_err(no_process)? } else { None },
@@ -188,15 +204,20 @@ impl Asking {
                 let id = CgroupId(cgroup.known.record.inode);
                 Ok((NewHolder::Cgroup(id), Watched::Cgroup(Box::new(cgroup)), ""))
             }
-            Some(Kind::Hold(_)) if self.caller.admin => Ok((NewHolder::Hold, Watched::Nothing, "")),
+            Some(Kind::Hold(_)) if self.may_hold => Ok((NewHolder::Hold, Watched::Nothing, "")),
             Some(Kind::Hold(_)) => Err(RequestError::NotPermitted(
                 "a hold, which nothing but a Detach or a Revoke ends,",
-                "root and the admin group; let a process, a cgroup or a ttl hold the lease",
+                "root and the admin group, and for whom a rule allows it; let a process, a cgroup or a ttl hold the lease",
             )),
         }
     }
 
-    /// A process that a client passes must be its tenant's own.
+    /// Whether whoever's process may hold its leases.
+    fn may_name_any(&self) -> bool {
+        self.caller.admin || self.on_behalf_by.is_some()
+    }
+
+    /// A process that a client passes must be its tenant's own, unless an admin says so.
     fn passed_process(&self, pidfd: OwnedFd) -> Result<HeldProcess, RequestError> {
         let process = HeldProcess::of_pidfd(pidfd).map_err(no_process)?;
         let users = process::users(process.id.pid).map_err(no_process)?;
@@ -204,7 +225,7 @@ impl Asking {
         let same = process::start_time(process.id.pid) == Ok(process.id.start_time);
         match same {
             false => Err(RequestError::ProcessGone),
-            true if self.caller.tenant.0 == 0 || users.contains(&self.caller.tenant.0) => Ok(process),
+            true if self.may_name_any() || users.contains(&self.caller.tenant.0) => Ok(process),
             true => Err(RequestError::Holder("the process is another tenant's")),
         }
     }

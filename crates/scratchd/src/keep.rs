@@ -60,13 +60,14 @@ impl Broker {
             self.end(id, why.unwrap_or(reason), None);
             return;
         };
+        let tenant = self.lock().table.lease(id).map_or(self.uid, |lease| lease.tenant().0);
         tracing::info!(lease = %id, reason = reason.code(), "lease has ended and is kept: {reason}");
         self.cgroups.kill(id, &holders);
         self.let_go(id, &holders);
         self.arm_timer();
         self.activity();
         let broker = Arc::clone(self);
-        self.side.run(lease_key(id.as_str()), move || {
+        self.side.run(tenant, lease_key(id.as_str()), move || {
             if let Err(error) = broker.rewrite_record(id) {
                 tracing::warn!(lease = %id, %error, "a restart will keep this lease for its full time again");
             }

@@ -140,8 +140,9 @@ impl Broker {
         let (parent, name) = split_area_path(&id).map_err(|_| Errno::INVAL)?;
         let opened = parent.map(|parent: CString| open_directory_beneath(directory, &parent)).transpose()?;
         let (kind, bytes) = budget.figures(opened.as_ref().map_or(directory, AsFd::as_fd), &name)?;
-        let of_lease = self.pool_of(lease).ok_or(Errno::NOENT)?.disk.lease_path(lease);
-        let path: PathBuf = of_lease.join(path_of_bytes(&id));
+        let pool = self.pool_of(lease).ok_or(Errno::NOENT)?;
+        let path =
+            if pool.disk.has_paths() { pool.disk.lease_path(lease).join(path_of_bytes(&id)) } else { PathBuf::new() };
         Ok(wire(kind, path_bytes(&path), bytes))
     }
 }

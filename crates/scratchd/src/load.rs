@@ -34,6 +34,8 @@ pub(crate) struct Load {
     records: Arc<Semaphore>,
     pages: Arc<Semaphore>,
     passed: AtomicUsize,
+    /// The rule that its last connection came under.
+    rule: Mutex<Option<u16>>,
 }
 
 impl Default for Load {
@@ -49,8 +51,18 @@ impl Default for Load {
             records: Arc::new(Semaphore::new(RECORDS_MAX)),
             pages: Arc::new(Semaphore::new(PAGES_MAX)),
             passed: AtomicUsize::new(0),
+            rule: Mutex::default(),
         }
     }
+}
+
+/// What a tenant has of what is counted here.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct InUse {
+    pub(crate) connections: usize,
+    pub(crate) calls: usize,
+    pub(crate) watches: usize,
+    pub(crate) unread: usize,
 }
 
 /// Something that is counted for as long as this lives.
@@ -87,6 +99,35 @@ impl Loads {
         }
         load.connections.fetch_add(1, Ordering::Relaxed);
         Some(Seat { loads: Arc::clone(self), tenant, load })
+    }
+
+    /// Tenants that are connected.
+    pub(crate) fn tenants(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Who they are.
+    pub(crate) fn all(&self) -> Vec<u32> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// The rule that a tenant's last connection came under, if it is connected.
+    pub(crate) fn rule(&self, tenant: u32) -> Option<Option<u16>> {
+        let loads = self.lock();
+        Some(*loads.get(&tenant)?.rule.lock().expect("a thread that panics ends the process"))
+    }
+
+    /// What one of them has.
+    pub(crate) fn in_use(&self, tenant: u32) -> InUse {
+        let loads = self.lock();
+        let Some(load) = loads.get(&tenant) else { return InUse::default() };
+        let now = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        InUse {
+            connections: now(&load.connections),
+            calls: now(&load.calls),
+            watches: now(&load.watches),
+            unread: now(&load.unread),
+        }
     }
 
     /// Connections there are, of one tenant or of all.
@@ -146,6 +187,11 @@ impl Load {
 }
 
 impl Outgoing {
+    /// The rule that its connection comes under.
+    pub(crate) fn comes_under(&self, rule: Option<u16>) {
+        *self.load.rule.lock().expect("a thread that panics ends the process") = rule;
+    }
+
     /// One gRPC call more of this tenant, if it may.
     pub(crate) fn call(&self, limit: usize) -> Option<Counted> {
         self.load.count_up_to(|load| &load.calls, limit)

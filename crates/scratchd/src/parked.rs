@@ -15,6 +15,7 @@ use scratch_lease::{ConnectionId, HolderKind, LeaseId};
 
 use crate::broker::Broker;
 use crate::channel::Connection;
+use crate::pools::InUse;
 use crate::sockets::{Ours, SocketName};
 use crate::store;
 use crate::watch::HolderKey;
@@ -43,6 +44,19 @@ struct Contents {
     /// Of the listeners that are kept beside it.
     #[prost(message, repeated, tag = "5")]
     listeners: Vec<SocketName>,
+    /// After the sockets.
+    #[prost(message, repeated, tag = "6")]
+    memories: Vec<ParkedMemory>,
+}
+
+/// What a lease in memory has.
+#[derive(Clone, PartialEq, Message)]
+struct ParkedMemory {
+    /// The pool's uuid.
+    #[prost(string, tag = "1")]
+    pool: String,
+    #[prost(string, tag = "2")]
+    lease: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -109,8 +123,13 @@ pub(crate) struct Resumed {
 pub(crate) fn park(broker: &Broker, connections: &[Connection], listeners: &[Ours]) -> Result<(), Errno> {
     let sockets = broker.watch.give_up_sockets();
     let (put, kept) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    let all: Vec<_> =
-        connections.iter().map(Connection::socket).chain(sockets.iter().map(|(_, socket)| socket.as_fd())).collect();
+    let memories = broker.memories();
+    let all: Vec<_> = connections
+        .iter()
+        .map(Connection::socket)
+        .chain(sockets.iter().map(|(_, socket)| socket.as_fd()))
+        .chain(memories.iter().map(|(_, mount)| mount.as_fd()))
+        .collect();
     let mut count = 0;
     for some in all.chunks(AT_ONCE) {
         if let Err(errno) = scratch_sys::send_packet(put.as_fd(), DESCRIPTORS, some, SendFlags::DONTWAIT) {
@@ -120,6 +139,8 @@ pub(crate) fn park(broker: &Broker, connections: &[Connection], listeners: &[Our
         count += some.len();
     }
     let mut contents = broker.contents(connections, &sockets, count);
+    let room = count.saturating_sub(connections.len() + sockets.len());
+    contents.memories = memories.into_iter().take(room).map(|(memory, _)| memory).collect();
     contents.listeners = listeners.iter().map(|listener| listener.name.clone()).collect();
     let memory = rustix::fs::memfd_create(c"scratchd-parked", MemfdFlags::CLOEXEC)?;
     let mut file = File::from(memory);
@@ -175,6 +196,25 @@ impl Broker {
                 .map(|((lease, holder), _)| held(*lease, *holder))
                 .collect(),
             listeners: Vec::new(),
+            memories: Vec::new(),
+        }
+    }
+
+    /// What is held of leases in memory.
+    fn memories(&self) -> Vec<(ParkedMemory, OwnedFd)> {
+        let of_pool = |pool: &InUse| {
+            let parked = |lease: LeaseId| ParkedMemory { pool: pool.disk.uuid().to_owned(), lease: lease.to_string() };
+            pool.disk.memories().into_iter().map(move |(lease, mount)| (parked(lease), mount)).collect::<Vec<_>>()
+        };
+        self.pools.iter().flat_map(of_pool).collect()
+    }
+
+    /// Takes over the memory of a lease; what waits in its trash is handed on.
+    fn unpark_memory(&self, parked: &ParkedMemory, mount: OwnedFd) {
+        let Some((pool, lease)) = self.pools.of_uuid(&parked.pool).zip(parked.lease.parse().ok()) else { return };
+        match pool.disk.take_over_memory(lease, mount) {
+            Ok(trees) => trees.into_iter().for_each(|tree| self.reaper.push(pool.id, tree, None)),
+            Err(error) => tracing::error!(%lease, %error, "what a lease has in memory can't be taken over"),
         }
     }
 
@@ -199,8 +239,9 @@ impl Broker {
             for (parked, socket) in contents.connections.into_iter().zip(descriptors.by_ref()) {
                 connections.extend(self.unpark_connection(parked, socket, survived));
             }
-            let sockets = contents.sockets.iter().zip(descriptors);
+            let sockets = contents.sockets.iter().zip(descriptors.by_ref());
             survived.descriptors.extend(sockets.filter_map(|(held, socket)| Some((key(held)?, socket))));
+            contents.memories.iter().zip(descriptors).for_each(|(parked, mount)| self.unpark_memory(parked, mount));
             listeners.extend(contents.listeners);
         }
         unparked

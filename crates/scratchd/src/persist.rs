@@ -134,7 +134,7 @@ impl Broker {
         drop(rights);
         if let Some(aside) = source {
             // The original of a copied directory goes as any other area.
-            match pool.disk.trash().take(from, &aside, persist.tenant, persist.lease) {
+            match pool.disk.discard(from, &aside, persist.tenant, persist.lease) {
                 Ok(tree) => self.reaper.push(pool.id, tree, None),
                 Err(error) => {
                     tracing::warn!(lease = %persist.lease, %error, "a copied area stays until its lease ends")

@@ -7,6 +7,7 @@ use scratch_lease::{LeaseId, PoolId};
 
 use crate::broker::Broker;
 use crate::config::PoolConfig;
+use crate::high_water::Fullness;
 
 /// One pool, open and locked.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(crate) struct InUse {
     pub(crate) disk: Pool,
     /// The pool, or part of it, is not where its path says: nothing is granted in it.
     pub(crate) lost: AtomicBool,
+    /// How full it was when it was looked at last.
+    pub(crate) fullness: Fullness,
 }
 
 /// All pools; the first is whose name nobody gives.
@@ -25,8 +28,13 @@ pub(crate) struct Pools(Vec<InUse>);
 impl Pools {
     /// In the order of the configuration, which has one at least.
     pub(crate) fn new(pools: impl IntoIterator<Item = (PoolConfig, Pool)>) -> Self {
-        let in_use =
-            |(number, (config, disk))| InUse { id: PoolId(number), config, disk, lost: AtomicBool::new(false) };
+        let in_use = |(number, (config, disk))| InUse {
+            id: PoolId(number),
+            config,
+            disk,
+            lost: AtomicBool::new(false),
+            fullness: Fullness::default(),
+        };
         Self((0..).zip(pools).map(in_use).collect())
     }
 

@@ -1,8 +1,11 @@
 //! What /proc says of a process: when it started, whose it is, what its environment names.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -98,6 +101,20 @@ pub(crate) fn command(process: ProcessId) -> Option<String> {
     let name = read(&format!("/proc/{}/comm", process.pid)).ok()?;
     let same = start_time(process.pid).ok()? == process.start_time;
     same.then(|| String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned())
+}
+
+/// The cgroup of a process, of version 2 of the hierarchy, by its path from the root that the broker sees.
+///
+/// # Errors
+/// SRCH when the process is gone, or is in no such cgroup.
+pub(crate) fn cgroup(process: &HeldProcess) -> Result<PathBuf, Errno> {
+    let groups = read(&format!("/proc/{}/cgroup", process.id.pid))?;
+    // Alive after the reading: so what was read was this process's.
+    if !is_alive(&process.pidfd)? {
+        return Err(Errno::SRCH);
+    }
+    let path = groups.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"));
+    path.map(|path| OsStr::from_bytes(path).into()).ok_or(Errno::SRCH)
 }
 
 /// The real, effective, saved and file-system user of a process.

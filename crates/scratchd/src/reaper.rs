@@ -1,23 +1,29 @@
 //! The reaper: threads that free ended trees, and retry what is owed. Waits on: new trash, the time of the next retry.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use scratch_fs::{DebtBook, Rights, TrashName};
+use scratch_fs::{DebtBook, Leftover, Removal, Rights, TrashName};
 use scratch_lease::{BootTime, LeaseId, PoolId};
 
 use crate::broker::{Broker, Dead};
 use crate::cgroup::KnownCgroup;
 use crate::clock;
 use crate::debt::{Debt, Debts, Subject};
+use crate::turns::Turns;
 
 /// How long a thread waits for more before it begins with a few trees that nobody waits for.
 const LINGER: Duration = Duration::from_millis(3);
 
 /// Trees that are not left waiting.
 const MANY: usize = 64;
+
+/// How long a tree is worked on while other tenants' wait. Twice as long at each turn that it needs, so that it gets further
+/// however long it takes to find out where it was.
+const TURN: Duration = Duration::from_millis(100);
+const TURNS_DOUBLED_MAX: u32 = 8;
 
 /// How long killed processes are waited for, and how often they are looked at.
 const DIES_WITHIN: Duration = Duration::from_secs(10);
@@ -40,12 +46,14 @@ pub(crate) struct Reaper {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Subject>,
+    waiting: Turns<Subject>,
     /// Debts among those: many may become due at once.
     again: HashSet<Subject>,
     working: HashSet<Subject>,
     /// To be entered whoever owns what is in them, this once.
     foreign: HashSet<Subject>,
+    /// Of those whose turn was over before they were gone.
+    rests: HashMap<Subject, Rest>,
     debts: Debts,
     book: Book,
     when_freed: HashMap<Subject, Vec<WhenFreed>>,
@@ -56,9 +64,19 @@ struct Queue {
     lingering: bool,
 }
 
+/// What is still to be done for a tree, and what has come of it so far.
+#[derive(Debug, Default)]
+struct Rest {
+    entries: Vec<TrashName>,
+    left: Vec<Leftover>,
+    names_removed: u64,
+    turns: u32,
+}
+
 /// A tree that is not freed before these cgroups are empty, or for so long.
 struct HeldBack {
-    subject: Subject,
+    pool: PoolId,
+    tree: TrashName,
     dying: Vec<Arc<KnownCgroup>>,
     until: BootTime,
 }
@@ -87,6 +105,8 @@ enum Task {
 /// Whose trash and debt, in figures.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Owed {
+    /// Trees that are ended and not yet freed.
+    pub(crate) trash: usize,
     pub(crate) debts: usize,
     pub(crate) bytes: u64,
 }
@@ -104,7 +124,7 @@ impl Reaper {
         boot.clone_into(&mut queue.book.boot);
         queue.book.pools.push(pool);
         let fresh = queue.debts.restore(pool, book, boot, trees, clock::now());
-        queue.waiting.extend(fresh.into_iter().map(|tree| Subject::Trash(pool, tree)));
+        fresh.into_iter().for_each(|tree| queue.waiting.push(tree.tenant, Subject::Trash(pool, tree)));
         drop(queue);
         self.changed.notify_one();
     }
@@ -117,7 +137,7 @@ impl Reaper {
         if let Some(when_freed) = when_freed {
             queue.when_freed.entry(subject).or_default().push(when_freed);
         }
-        queue.waiting.push_back(subject);
+        queue.waiting.push(tree.tenant, subject);
         let wake = urgent || !queue.lingering;
         drop(queue);
         if wake {
@@ -127,10 +147,9 @@ impl Reaper {
 
     /// Hands over an ended tree whose processes were killed and may not be dead yet.
     pub(crate) fn hold_back(&self, pool: PoolId, tree: TrashName, dying: Vec<Arc<KnownCgroup>>) {
-        let subject = Subject::Trash(pool, tree);
         let mut queue = self.lock();
-        queue.working.insert(subject);
-        queue.held_back.push(HeldBack { subject, dying, until: clock::now() + DIES_WITHIN });
+        queue.working.insert(Subject::Trash(pool, tree));
+        queue.held_back.push(HeldBack { pool, tree, dying, until: clock::now() + DIES_WITHIN });
         drop(queue);
         self.changed.notify_one();
     }
@@ -142,8 +161,9 @@ impl Reaper {
         let (over, still): (Vec<_>, Vec<_>) = held_back.into_iter().partition(is_over);
         let mut queue = self.lock();
         for held in over {
-            queue.working.remove(&held.subject);
-            queue.waiting.push_back(held.subject);
+            let subject = Subject::Trash(held.pool, held.tree);
+            queue.working.remove(&subject);
+            queue.waiting.push(held.tree.tenant, subject);
         }
         queue.held_back.extend(still);
         queue.next_look = now + LOOK_EVERY;
@@ -155,7 +175,7 @@ impl Reaper {
     pub(crate) fn when_lease_is_freed(&self, lease: LeaseId, when_freed: WhenFreed) {
         let mut queue = self.lock();
         let of_lease = |subject: &&Subject| matches!(subject, Subject::Trash(_, tree) if tree.lease == lease);
-        match queue.working.iter().chain(&queue.waiting).filter(of_lease).max().copied() {
+        match queue.working.iter().chain(queue.waiting.iter()).filter(of_lease).max().copied() {
             Some(subject) => queue.when_freed.entry(subject).or_default().push(when_freed),
             None => {
                 let owed = queue.debts.iter().filter(|debt| debt.lease == Some(lease));
@@ -201,7 +221,25 @@ impl Reaper {
         of_tenant.fold(Owed::default(), |owed, debt| Owed {
             debts: owed.debts + 1,
             bytes: owed.bytes.saturating_add(debt.bytes),
+            ..owed
         })
+    }
+
+    /// What there is of each tenant that there is anything of.
+    pub(crate) fn owed_by_tenant(&self) -> HashMap<u32, Owed> {
+        let queue = self.lock();
+        let mut all: HashMap<u32, Owed> = HashMap::new();
+        for subject in queue.waiting.iter().chain(&queue.working) {
+            if let Subject::Trash(_, tree) = subject {
+                all.entry(tree.tenant).or_default().trash += 1;
+            }
+        }
+        for debt in queue.debts.iter() {
+            let owed = all.entry(debt.tenant).or_default();
+            owed.debts += 1;
+            owed.bytes = owed.bytes.saturating_add(debt.bytes);
+        }
+        all
     }
 
     /// Whether this tree is on its way, or owed. A part of a tree that is being removed may be lifted out of it under a name
@@ -210,7 +248,9 @@ impl Reaper {
         let queue = self.lock();
         let subject = Subject::Trash(pool, tree);
         let of_lease = |subject: &Subject| matches!(subject, Subject::Trash(_, other) if other.lease == tree.lease);
-        queue.debts.get(&subject).is_some() || queue.waiting.contains(&subject) || queue.working.iter().any(of_lease)
+        queue.debts.get(&subject).is_some()
+            || queue.waiting.iter().any(|waiting| *waiting == subject)
+            || queue.working.iter().chain(queue.rests.keys()).any(of_lease)
     }
 
     /// Whether the directory of this lease is owed.
@@ -232,6 +272,13 @@ impl Reaper {
             Subject::Lease(_) | Subject::Record(_) => false,
         };
         queue.waiting.iter().chain(&queue.working).filter(wanted).count()
+    }
+
+    /// Whether trees of this pool wait to be freed or are being freed.
+    pub(crate) fn has_trash_in(&self, pool: PoolId) -> bool {
+        let queue = self.lock();
+        let of_pool = |subject: &Subject| matches!(subject, Subject::Trash(of, _) if *of == pool);
+        queue.waiting.iter().chain(&queue.working).any(of_pool)
     }
 
     /// Whether a tree that was this lease's, or an area of it, waits to be freed or is being freed.
@@ -313,7 +360,7 @@ impl Reaper {
                 linger = false;
                 continue;
             }
-            if let Some(subject) = queue.waiting.pop_front() {
+            if let Some(subject) = queue.waiting.pop() {
                 queue.again.remove(&subject);
                 queue.working.insert(subject);
                 let alone = queue.waiting.is_empty() && queue.working.len() == 1;
@@ -331,6 +378,31 @@ impl Reaper {
                 Some(time) => self.changed.wait_timeout(queue, time).expect("a thread that panics ends the process").0,
             };
         }
+    }
+
+    /// Where the last turn of this tree has left off.
+    fn take_rest(&self, pool: PoolId, tree: TrashName) -> Rest {
+        let rest = self.lock().rests.remove(&Subject::Trash(pool, tree));
+        rest.unwrap_or_else(|| Rest { entries: vec![tree], ..Rest::default() })
+    }
+
+    /// Whether a tree's turn is over: its time is, and other tenants wait.
+    fn is_over(&self, tree: TrashName, begun: Instant, turns: u32) -> bool {
+        begun.elapsed() >= TURN * (1 << turns.min(TURNS_DOUBLED_MAX)) && self.lock().waiting.others_wait(tree.tenant)
+    }
+
+    /// A turn is over before its tree is gone: the others' are next.
+    fn put_back(&self, (pool, tree): (PoolId, TrashName), rest: Rest, foreign: bool) {
+        let subject = Subject::Trash(pool, tree);
+        let mut queue = self.lock();
+        queue.working.remove(&subject);
+        queue.rests.insert(subject, rest);
+        if foreign {
+            queue.foreign.insert(subject);
+        }
+        queue.try_again(subject);
+        drop(queue);
+        self.changed.notify_one();
     }
 
     /// One try is over: `owed` is what remains.
@@ -371,7 +443,11 @@ impl Queue {
 
     fn try_again(&mut self, subject: Subject) {
         self.again.insert(subject);
-        self.waiting.push_back(subject);
+        let tenant = match subject {
+            Subject::Trash(_, tree) => tree.tenant,
+            Subject::Lease(_) | Subject::Record(_) => self.debts.get(&subject).map_or(0, |debt| debt.tenant),
+        };
+        self.waiting.push(tenant, subject);
     }
 
     fn is_book_behind(&self) -> bool {
@@ -413,7 +489,10 @@ impl Broker {
         let owed = match subject {
             // A second worker is of use only while no other tree waits for its thread.
             Subject::Trash(pool, tree) => {
-                self.free((pool, tree), if alone { TWO_WORKERS } else { NonZeroUsize::MIN }, foreign)
+                match self.free((pool, tree), if alone { TWO_WORKERS } else { NonZeroUsize::MIN }, foreign) {
+                    Some(owed) => owed,
+                    None => return,
+                }
             }
             Subject::Lease(lease) => {
                 let owed = self.end_on_disk(lease, self.reaper.dead(&subject)).err();
@@ -439,17 +518,30 @@ impl Broker {
         is_gone && pool.drop_record(lease).is_ok()
     }
 
-    fn free(&self, (pool, tree): (PoolId, TrashName), workers: NonZeroUsize, foreign: bool) -> Vec<Debt> {
+    /// What remains of a tree; `None` where its turn was over before that is known.
+    fn free(&self, (pool, tree): (PoolId, TrashName), workers: NonZeroUsize, foreign: bool) -> Option<Vec<Debt>> {
         let rights = match (self.uid, foreign) {
             (0, false) => Rights::TakeOver,
             (0, true) => Rights::TakeOverForeign,
             _ => Rights::Own,
         };
-        let removal = scratch_fs::remove(self.pools.get(pool).disk.trash(), tree, rights, workers);
-        tracing::debug!(tree = %tree, names = removal.names_removed, left = removal.left.len(), "reaped");
-        if removal.left.is_empty() {
-            self.note_reaped(tree, removal.names_removed);
+        let mut rest = self.reaper.take_rest(pool, tree);
+        let begun = Instant::now();
+        let (entries, turns) = (std::mem::take(&mut rest.entries), rest.turns);
+        let is_over = || self.reaper.is_over(tree, begun, turns);
+        let Removal { names_removed, left, unfinished } =
+            self.pools.get(pool).disk.remove(tree, entries, rights, workers, &is_over);
+        rest.names_removed += names_removed;
+        rest.left.extend(left);
+        if !unfinished.is_empty() {
+            tracing::debug!(tree = %tree, names = names_removed, "not yet reaped, others have their turn");
+            self.reaper.put_back((pool, tree), Rest { entries: unfinished, turns: rest.turns + 1, ..rest }, foreign);
+            return None;
         }
-        removal.left.iter().map(|left| Debt::of_leftover(pool, left)).collect()
+        tracing::debug!(tree = %tree, names = rest.names_removed, left = rest.left.len(), "reaped");
+        if rest.left.is_empty() {
+            self.note_reaped(tree, rest.names_removed);
+        }
+        Some(rest.left.iter().map(|left| Debt::of_leftover(pool, left)).collect())
     }
 }

@@ -62,6 +62,20 @@ pub(crate) enum RequestError {
     Delegated(&'static str),
     #[error("{0} is for {1}")]
     NotPermitted(&'static str, &'static str),
+    #[error(
+        "the kernel names this peer as user {0}, as it does all that the broker's user name space has no number for; run a broker where its users have numbers"
+    )]
+    UserUnmapped(u32),
+    #[error(
+        "pool {pool:?} has {percent} % of its {resource} in use, and grants nothing until there are less; try again later"
+    )]
+    PoolFull { pool: String, resource: &'static str, percent: u8 },
+    #[error("user {0} has no account here; a lease is granted on behalf of those that have one")]
+    TenantUnknown(u32),
+    #[error(
+        "this broker can't act as another user than its own; it needs CAP_SETUID and CAP_SETGID for that, or use one of your own"
+    )]
+    OtherUser,
     #[error("{limit} descriptors were sent to this tenant and not received; receive them first")]
     LimitUnread { limit: usize },
     #[error("this tenant has {limit} connections; close some")]
@@ -100,6 +114,14 @@ pub(crate) enum RequestError {
     MessageGarbled,
     #[error("there is no such service or name here; the reflection service lists them")]
     ServiceUnknown,
+    #[error("this broker can't make a handle that its holder stays in: {}; see handles.uncontained", errno_name(*.0))]
+    HandleUncontained(Errno),
+    #[error(
+        "this lease lies in memory that an earlier broker had and took along: what has it attached keeps it, the broker can \
+         make and see nothing in it"
+    )]
+    MemoryLost,
+
     #[error(transparent)]
     FileSystem(#[from] FsError),
 }
@@ -136,6 +158,10 @@ impl RequestError {
             Self::LimitsNotFirm => (Code::FailedPrecondition, "LIMITS_NOT_FIRM"),
             Self::Delegated(_) => (Code::PermissionDenied, "DELEGATED"),
             Self::NotPermitted(..) => (Code::PermissionDenied, "NOT_PERMITTED"),
+            Self::UserUnmapped(_) => (Code::PermissionDenied, "USER_UNMAPPED"),
+            Self::PoolFull { .. } => (Code::ResourceExhausted, "POOL_FULL"),
+            Self::TenantUnknown(_) => (Code::NotFound, "TENANT_UNKNOWN"),
+            Self::OtherUser => (Code::FailedPrecondition, "OTHER_USER"),
             Self::LimitUnread { .. } => (Code::ResourceExhausted, "LIMIT_UNREAD"),
             Self::LimitConnections { .. } => (Code::ResourceExhausted, "LIMIT_CONNECTIONS"),
             Self::LimitCalls { .. } => (Code::ResourceExhausted, "LIMIT_CALLS"),
@@ -155,6 +181,9 @@ impl RequestError {
             Self::MessageTooLarge => (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
             Self::MessageGarbled => (Code::InvalidArgument, "MESSAGE_GARBLED"),
             Self::ServiceUnknown => (Code::NotFound, "SERVICE_UNKNOWN"),
+            Self::HandleUncontained(_) => (Code::FailedPrecondition, "HANDLE_UNCONTAINED"),
+            Self::MemoryLost => (Code::FailedPrecondition, "MEMORY_LOST"),
+
             Self::FileSystem(error) => errno_code_and_reason(error.errno),
         }
     }
@@ -169,12 +198,18 @@ impl RequestError {
                 vec![("errno", "EEXIST".to_owned()), ("path", shortened(percent(path.as_os_str())))]
             }
             Self::Refused(refusal) => {
-                let left = match refusal {
-                    Refusal::LimitShare { left, .. } => Some(("left", left.to_string())),
+                let more = match refusal {
+                    Refusal::LimitShare { left, .. } | Refusal::LimitGranted { left, .. } => {
+                        Some(("left", left.to_string()))
+                    }
+                    Refusal::LimitRate { retry_after, .. } => {
+                        Some(("retry_after", humantime::format_duration(*retry_after).to_string()))
+                    }
                     _ => None,
                 };
-                refusal_limit(refusal).map(|limit| ("limit", limit)).into_iter().chain(left).collect()
+                refusal_limit(refusal).map(|limit| ("limit", limit)).into_iter().chain(more).collect()
             }
+            Self::HandleUncontained(errno) => vec![("errno", errno_name(*errno))],
             Self::AreaUnknown(path) | Self::PoolLost(path) => vec![("path", shortened(percent(path.as_os_str())))],
             Self::LimitUnread { limit }
             | Self::LimitConnections { limit }
@@ -182,6 +217,9 @@ impl RequestError {
             | Self::LimitTickets { limit }
             | Self::LimitWatches { limit }
             | Self::LimitPersists { limit } => vec![("limit", limit.to_string())],
+            Self::PoolFull { percent, resource, .. } => {
+                vec![("limit", format!("{percent}%")), ("resource", (*resource).to_owned())]
+            }
             Self::BatchSize(_) => vec![("limit", scratch_proto::BATCH_MAX.to_string())],
             _ => Vec::new(),
         }
@@ -221,8 +259,11 @@ fn refusal_code_and_reason(refusal: &Refusal) -> (tonic::Code, &'static str) {
         Refusal::HolderKind(_) | Refusal::NoHolder => (Code::InvalidArgument, "HOLDER_INVALID"),
         Refusal::LimitLeases { .. } => (Code::ResourceExhausted, "LIMIT_LEASES"),
         Refusal::LimitAreas { .. } => (Code::ResourceExhausted, "LIMIT_AREAS"),
-        Refusal::LimitShare { resource: Resource::Bytes, .. } => (Code::ResourceExhausted, "LIMIT_BYTES"),
-        Refusal::LimitShare { resource: Resource::Inodes, .. } => (Code::ResourceExhausted, "LIMIT_INODES"),
+        Refusal::LimitShare { resource: Resource::Bytes, .. }
+        | Refusal::LimitGranted { resource: Resource::Bytes, .. } => (Code::ResourceExhausted, "LIMIT_BYTES"),
+        Refusal::LimitShare { resource: Resource::Inodes, .. }
+        | Refusal::LimitGranted { resource: Resource::Inodes, .. } => (Code::ResourceExhausted, "LIMIT_INODES"),
+        Refusal::LimitRate { .. } => (Code::ResourceExhausted, "LIMIT_RATE"),
         Refusal::LimitHolders { .. } => (Code::ResourceExhausted, "LIMIT_HOLDERS"),
         Refusal::LimitLabels { .. } | Refusal::LabelTooLong { .. } => (Code::InvalidArgument, "LIMIT_LABELS"),
         Refusal::TtlTooLong { .. } | Refusal::TtlTooShort { .. } => (Code::InvalidArgument, "TTL_INVALID"),
@@ -242,7 +283,10 @@ fn refusal_limit(refusal: &Refusal) -> Option<String> {
         | Refusal::LabelTooLong { limit }
         | Refusal::LimitKept { limit }
         | Refusal::Depth { limit } => Some(limit.to_string()),
-        Refusal::LimitShare { limit, .. } | Refusal::KeepTooMuch { limit } => Some(limit.to_string()),
+        Refusal::LimitShare { limit, .. } | Refusal::LimitGranted { limit, .. } | Refusal::KeepTooMuch { limit } => {
+            Some(limit.to_string())
+        }
+        Refusal::LimitRate { limit, .. } => Some(limit.to_string()),
         Refusal::TtlTooLong { limit }
         | Refusal::TtlTooShort { limit }
         | Refusal::GraceTooLong { limit }

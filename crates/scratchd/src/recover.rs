@@ -107,6 +107,7 @@ impl Broker {
             std::mem::take(&mut ground.gone).into_values().for_each(|name| self.discard(ground.pool.id, name, None));
         }
         self.side.close(start.survived.descriptors.into_values().collect());
+        self.end_forgotten_memories();
         self.pools.iter().try_for_each(|pool| pool.disk.set_boot(boot))?;
         self.end_the_dead();
         // Perhaps they were not measured yet.
@@ -170,6 +171,23 @@ impl Broker {
             (_, record) => {
                 recovered.ended += usize::from(is_there && record.is_some());
                 self.put_away(pool, lease, record, ground.same_boot);
+            }
+        }
+    }
+
+    /// What the broker before has held in memory, of leases of which nothing else is left. One of which nothing is known has
+    /// its directory still.
+    fn end_forgotten_memories(&self) {
+        for pool in self.pools.iter() {
+            for (lease, _) in pool.disk.memories() {
+                let is_known = self.lock().table.lease(lease).is_some();
+                if is_known || !matches!(pool.disk.directory(lease), Ok(None)) {
+                    continue;
+                }
+                match pool.disk.end_memory(lease, self.uid) {
+                    Ok(tree) => tree.into_iter().for_each(|tree| self.reaper.push(pool.id, tree, None)),
+                    Err(error) => tracing::error!(%lease, %error, "what a dead lease has in memory can't be freed"),
+                }
             }
         }
     }
@@ -416,5 +434,7 @@ fn grant_of((pool, id): (PoolId, LeaseId), record: &Record, parent: Option<Lease
         labels: record.labels.clone(),
         search_environment: record.search_environment,
         grace: Duration::from_nanos(record.grace),
+        granted_by: record.granted_by.map(TenantId),
+        preemptible: record.preemptible,
     }
 }

@@ -103,7 +103,7 @@ impl Broker {
         lease: LeaseId,
     ) -> Result<Released, RequestError> {
         let pool = self.pool_of(lease).ok_or(Refusal::LeaseUnknown)?;
-        match pool.disk.trash().take(directory, name, tenant, lease) {
+        match pool.disk.discard(directory, name, tenant, lease) {
             Ok(tree) => Ok(Released::Trashed(pool.id, tree)),
             Err(error) if error.errno == Errno::NOENT => Ok(Released::Nothing),
             Err(error) => Err(error.into()),

@@ -117,8 +117,9 @@ impl Broker {
             Ok(holder) => {
                 self.watch_process(lease, holder.id, process);
                 let broker = Arc::clone(self);
+                let tenant = self.lock().table.lease(lease).map_or(self.uid, |lease| lease.tenant().0);
                 // A lease's record is written by one thread at a time.
-                self.side.run(lease_key(lease.as_str()), move || {
+                self.side.run(tenant, lease_key(lease.as_str()), move || {
                     if let Err(error) = broker.rewrite_record(lease) {
                         tracing::warn!(%lease, %error, "a restart will have to search for this process again");
                     }

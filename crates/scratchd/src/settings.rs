@@ -2,16 +2,20 @@
 //! Waits on: the file's directory, SIGHUP.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use nix::unistd::Group;
 use notify::{RecursiveMode, Watcher};
+use scratch_lease::Caller;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 
 use crate::broker::Broker;
-use crate::config::{Config, LimitsConfig};
+use crate::config::{Config, HandlesConfig, LimitsConfig};
+use crate::peer::{Identity, Overflow};
+use crate::rules::{Rule, RuleConfig};
 use crate::start::StartError;
 
 /// What may change while the broker runs. The pool may not.
@@ -20,11 +24,19 @@ pub(crate) struct Settings {
     pub(crate) limits: LimitsConfig,
     pub(crate) grace: Duration,
     pub(crate) admin_group: Option<u32>,
+    pub(crate) rules: Vec<Rule>,
+    /// What an id stands for that has none in this user name space.
+    pub(crate) overflow: Overflow,
+    pub(crate) handles: HandlesConfig,
 }
 
 /// The settings in force.
 #[derive(Debug)]
-pub(crate) struct InForce(RwLock<Arc<Settings>>);
+pub(crate) struct InForce {
+    settings: RwLock<Arc<Settings>>,
+    /// Grows when they change: who was looked at under others is looked at again.
+    version: AtomicU64,
+}
 
 impl Settings {
     /// Of a configuration, with the admin group looked up.
@@ -37,21 +49,56 @@ impl Settings {
             None => None,
             Some(name) => Some(Group::from_name(name).ok().flatten().ok_or_else(|| unknown(name))?.gid.as_raw()),
         };
-        Ok(Self { limits: config.limits.clone(), grace: config.restart.grace, admin_group: group })
+        Ok(Self {
+            limits: config.limits.clone(),
+            grace: config.restart.grace,
+            admin_group: group,
+            rules: config.rule.iter().map(Rule::of).collect::<Result<_, _>>()?,
+            overflow: Overflow::look(),
+            handles: config.handles,
+        })
+    }
+
+    /// The rule that a caller comes under.
+    pub(crate) fn rule_of(&self, caller: Caller) -> Option<&RuleConfig> {
+        let rule = self.rules.get(usize::from(caller.rule?))?;
+        Some(&rule.config)
+    }
+
+    /// What a caller is held to.
+    pub(crate) fn limits_of(&self, caller: Caller) -> &LimitsConfig {
+        self.rule_of(caller).map_or(&self.limits, |rule| &rule.held_to)
+    }
+
+    /// The first rule that fits.
+    pub(crate) fn first_fit(&self, identity: &Identity, cgroup: Option<&Path>) -> Option<u16> {
+        let first = self.rules.iter().position(|rule| rule.fits(identity, cgroup))?;
+        u16::try_from(first).ok()
+    }
+
+    /// Whether any rule asks for a peer's cgroup.
+    pub(crate) fn asks_for_cgroups(&self) -> bool {
+        self.rules.iter().any(|rule| rule.cgroup.is_some())
     }
 }
 
 impl InForce {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self(RwLock::new(Arc::new(settings)))
+        Self { settings: RwLock::new(Arc::new(settings)), version: AtomicU64::new(1) }
     }
 
     pub(crate) fn get(&self) -> Arc<Settings> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Which ones these are.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     fn set(&self, settings: Settings) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        self.version.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -96,7 +143,7 @@ fn reload(broker: &Broker, file: &Path) {
             if config.pool != broker.config.pool {
                 tracing::warn!("the pools of the configuration have changed; that takes a restart, ignoring");
             }
-            broker.lock().table.set_limits(config.lease_limits());
+            broker.lock().table.set_limits(config.lease_limits(), config.rule_limits());
             broker.settings.set(settings);
             tracing::info!(file = %file.display(), "configuration read again");
         }

@@ -4,9 +4,11 @@
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
-/// Threads that run jobs in order of arrival, by key; and threads that close descriptors.
+use crate::turns::Turns;
+
+/// Threads that run jobs, by key; and threads that close descriptors.
 const THREADS: usize = 2;
 const CLOSERS: usize = 2;
 
@@ -15,12 +17,40 @@ const WAITING_MAX: usize = 4096;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// The jobs that wait for one thread.
+#[derive(Default)]
+struct Line {
+    jobs: Mutex<Turns<Job>>,
+    came: Condvar,
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Line").finish_non_exhaustive()
+    }
+}
+
 /// The side threads.
 #[derive(Debug)]
 pub(crate) struct Side {
-    jobs: Vec<Mutex<Sender<Job>>>,
+    lines: Vec<Arc<Line>>,
     closers: Vec<Mutex<Sender<Vec<OwnedFd>>>>,
     waiting: Arc<AtomicUsize>,
+}
+
+impl Line {
+    fn work(&self) -> ! {
+        loop {
+            let jobs = self.jobs.lock().expect("a thread that panics ends the process");
+            let mut jobs =
+                self.came.wait_while(jobs, |jobs| jobs.is_empty()).expect("a thread that panics ends the process");
+            let job = jobs.pop();
+            drop(jobs);
+            if let Some(job) = job {
+                job();
+            }
+        }
+    }
 }
 
 impl Side {
@@ -30,12 +60,11 @@ impl Side {
     /// When a thread can't be made.
     pub(crate) fn start() -> std::io::Result<Self> {
         let waiting = Arc::new(AtomicUsize::new(0));
-        let mut side = Self { jobs: Vec::new(), closers: Vec::new(), waiting: Arc::clone(&waiting) };
+        let mut side = Self { lines: Vec::new(), closers: Vec::new(), waiting: Arc::clone(&waiting) };
         for number in 0..THREADS {
-            let (sender, receiver) = channel::<Job>();
-            let run = move || receiver.into_iter().for_each(|job| job());
-            std::thread::Builder::new().name(format!("side-{number}")).spawn(run)?;
-            side.jobs.push(Mutex::new(sender));
+            let line = Arc::new(Line::default());
+            side.lines.push(Arc::clone(&line));
+            std::thread::Builder::new().name(format!("side-{number}")).spawn(move || line.work())?;
         }
         for number in 0..CLOSERS {
             let (sender, receiver) = channel::<Vec<OwnedFd>>();
@@ -53,11 +82,13 @@ impl Side {
         Ok(side)
     }
 
-    /// Runs a job on the thread of this key: jobs of one key run in order, one after the other.
-    pub(crate) fn run(&self, key: u64, job: impl FnOnce() + Send + 'static) {
+    /// Runs a job on the thread of this key. A tenant's jobs of one key run in order, one after the other; between tenants it
+    /// goes in turns.
+    pub(crate) fn run(&self, tenant: u32, key: u64, job: impl FnOnce() + Send + 'static) {
         let thread = usize::try_from(key % THREADS as u64).unwrap_or(0);
-        let sender = self.jobs[thread].lock().expect("a thread that panics ends the process");
-        sender.send(Box::new(job)).expect("the thread ends with the process");
+        let line = &self.lines[thread];
+        line.jobs.lock().expect("a thread that panics ends the process").push(tenant, Box::new(job));
+        line.came.notify_one();
     }
 
     /// Whether too many descriptors wait to be closed to take more.
@@ -74,5 +105,29 @@ impl Side {
         let closer = &self.closers[waiting % CLOSERS];
         let sender = closer.lock().expect("a thread that panics ends the process");
         sender.send(descriptors).expect("the thread ends with the process");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::sync_channel;
+
+    #[test]
+    fn a_tenant_with_many_jobs_leaves_others_their_turn() {
+        let side = Side::start().unwrap();
+        let (done, seen) = channel();
+        let (go_on, wait) = sync_channel::<()>(0);
+        side.run(1, 0, move || wait.recv().unwrap());
+        for number in 0..100 {
+            let done = done.clone();
+            side.run(1, 0, move || done.send((1, number)).unwrap());
+        }
+        side.run(2, 0, move || done.send((2, 0)).unwrap());
+        go_on.send(()).unwrap();
+        let order: Vec<(u32, u32)> = seen.iter().collect();
+        assert!(order.iter().position(|one| *one == (2, 0)).unwrap() <= 1);
+        let own: Vec<u32> = order.iter().filter(|(tenant, _)| *tenant == 1).map(|(_, number)| *number).collect();
+        assert!(own.is_sorted() && own.len() == 100);
     }
 }

@@ -10,7 +10,7 @@ use scratch_fs::{Boot, FsError, Pool, RootRefusal};
 
 use crate::broker::{Broker, Parts};
 use crate::channel::Channels;
-use crate::config::{Config, ConfigError, PoolConfig};
+use crate::config::{Backend, Config, ConfigError, PoolConfig};
 use crate::options::DaemonOptions;
 use crate::parked::{self, Resumed};
 use crate::pools::Pools;
@@ -43,6 +43,16 @@ pub enum StartError {
     /// The admin group does not exist.
     #[error("admin.group {0:?} does not exist; create it (groupadd --system {0}) or take the key out")]
     Group(String),
+    /// A rule's user does not exist.
+    #[error(
+        "a rule is for the user {0:?}, who does not exist; create the account, write its number, or take the rule out"
+    )]
+    RuleUser(String),
+    /// A rule's group does not exist.
+    #[error(
+        "a rule is for the group {0:?}, which does not exist; create it (groupadd --system {0}) or take the rule out"
+    )]
+    RuleGroup(String),
     /// It needs root's rights or none.
     #[error(
         "the broker has root's rights without being root (uid {0}, with capabilities); start it as root, or without them"
@@ -57,7 +67,7 @@ impl StartError {
         match self {
             Self::Root(RootRefusal::Locked { .. }) => 69,
             Self::FileSystem(error) if error.errno == rustix::io::Errno::WOULDBLOCK => 69,
-            Self::Config(_) | Self::Root(_) | Self::Group(_) => 78,
+            Self::Config(_) | Self::Root(_) | Self::Group(_) | Self::RuleUser(_) | Self::RuleGroup(_) => 78,
             Self::FileSystem(_) => 73,
             Self::Rights(_) => 77,
             Self::System(_) => 71,
@@ -120,6 +130,7 @@ fn start(options: &DaemonOptions, mut inherited: Inherited) -> Result<Started, S
     check_rights()?;
     raise_descriptor_limit();
     drop_capabilities()?;
+    let acts_as_others = acts_as_others();
     let runtime_path = std::path::absolute(sockets::runtime_directory(options.runtime_dir.clone(), session))?;
     let mut fresh = Fresh(Vec::new());
     fresh.make(&runtime_path, if session { 0o700 } else { 0o755 });
@@ -128,15 +139,18 @@ fn start(options: &DaemonOptions, mut inherited: Inherited) -> Result<Started, S
     let settings = Settings::of(&config)?;
     confine(config.confine.system_calls, options.idle_exit.is_some())?;
     let homes = homes();
-    let open =
-        |pool: &PoolConfig| Ok((pool.clone(), Pool::open(&pool.root, pool.backend.into(), &homes, &runtime_path)?));
+    let open = |pool: &PoolConfig| {
+        let disk = Pool::open(&pool.root, pool.backend.into(), &homes, &runtime_path)?;
+        let disk = if pool.backend == Backend::Tmpfs { disk.in_memory(pool.memory)? } else { disk };
+        Ok((pool.clone(), disk))
+    };
     let pools = Pools::new(config.pool.iter().map(open).collect::<Result<Vec<_>, RootRefusal>>()?);
     let last = pools.iter().map(|pool| pool.disk.boot()).collect::<Result<Vec<_>, _>>()?;
     // One broker's: of all pools the highest, in case one was left out for a while.
     let last_generation = last.iter().flatten().map(|last| last.generation).max().unwrap_or(0);
     let boot = Boot { id: boot_id()?, generation: last_generation + 1 };
     let generation = boot.generation;
-    let parts = Parts { config, pools, runtime: runtime_path.clone(), session, settings, generation };
+    let parts = Parts { config, pools, runtime: runtime_path.clone(), session, settings, generation, acts_as_others };
     let broker = Arc::new(Broker::new(parts)?);
     let unparked = broker.unpark(std::mem::take(&mut inherited.parked), last_generation);
     let recovered = broker.recover(&boot, &last, unparked.survived)?;
@@ -195,6 +209,7 @@ impl Started {
             };
             let server = tokio::spawn(grpc::serve(Arc::clone(&broker), grpc, until_stopping)?);
             tokio::spawn(Arc::clone(&broker).expire_tickets());
+            tokio::spawn(Arc::clone(&broker).keep_below_high_water());
             if let (Some(file), Some(hangup)) = (&options.config, stop.hangup.take()) {
                 let file = std::path::absolute(file)?;
                 tokio::spawn(settings::follow(Arc::clone(&broker), file, hangup));
@@ -299,6 +314,36 @@ fn check_rights() -> Result<(), StartError> {
     }
     let effective = rustix::thread::capabilities(None).map_err(std::io::Error::from)?.effective;
     if effective.contains(CapabilitySet::DAC_OVERRIDE) { Err(StartError::Rights(uid.as_raw())) } else { Ok(()) }
+}
+
+/// Whether this process can do a tenant's work with that tenant's rights: tried, on a thread. A broker that can't is one of its
+/// own user; grants to others are refused.
+fn acts_as_others() -> bool {
+    if !rustix::process::geteuid().is_root() {
+        return false;
+    }
+    let probe = || {
+        let (uid, gid) = (other_id("/proc/self/uid_map")?, other_id("/proc/self/gid_map")?);
+        scratch_sys::assume(uid, gid, &[gid]).ok().map(drop)
+    };
+    let acts = std::thread::spawn(probe).join().ok().flatten().is_some();
+    if !acts {
+        tracing::warn!("this broker can't act as other users (CAP_SETUID, CAP_SETGID): it grants to its own alone");
+    }
+    acts
+}
+
+/// A number that this user name space has besides 0.
+fn other_id(map: &str) -> Option<u32> {
+    let map = std::fs::read_to_string(map).ok()?;
+    let ranges = map.lines().filter_map(|line| {
+        let mut numbers = line.split_ascii_whitespace().filter_map(|number| number.parse::<u32>().ok());
+        Some((numbers.next()?, numbers.nth(1)?))
+    });
+    ranges.into_iter().find_map(|(first, length)| match first {
+        0 => (length > 1).then_some(1),
+        first => (length > 0).then_some(first),
+    })
 }
 
 /// What a broker of many tenants needs; CAP_SYS_RESOURCE, which passes quotas, is not among it. Dropped before threads are

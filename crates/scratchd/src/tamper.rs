@@ -110,6 +110,9 @@ impl Broker {
     /// LEASE_UNKNOWN, LEASE_LOST, or of openat(2).
     pub(crate) fn open_lease(&self, id: LeaseId) -> Result<OwnedFd, RequestError> {
         let (pool, place) = self.site_of(id).ok_or(Refusal::LeaseUnknown)?;
+        if !pool.disk.reaches(id) {
+            return Err(RequestError::MemoryLost);
+        }
         match pool.disk.open_lease(id, place) {
             Err(FsError { errno: Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE, .. })
                 if self.is_lost(id) =>

@@ -18,8 +18,6 @@ use crate::load::Counted;
 use crate::reason::RequestError;
 use crate::release::area_number;
 
-/// Tickets of one tenant that may be open.
-const OPEN_MAX: usize = 64;
 /// How long a ticket is good for.
 const GOOD_FOR: Duration = Duration::from_secs(30);
 
@@ -75,16 +73,21 @@ impl Tickets {
     ///
     /// # Errors
     /// LIMIT_TICKETS; when the kernel has no random numbers.
-    pub(crate) fn place(&self, tenant: u32) -> Result<Place<'_>, RequestError> {
+    pub(crate) fn place(&self, tenant: u32, limit: usize) -> Result<Place<'_>, RequestError> {
         let mut number = Number::default();
         getrandom::fill(&mut number).map_err(|_| FsError::new("draw a ticket", "getrandom", Errno::IO))?;
         let mut open = self.lock();
         let count = open.counts.entry(tenant).or_default();
-        if *count >= OPEN_MAX {
-            return Err(RequestError::LimitTickets { limit: OPEN_MAX });
+        if *count >= limit {
+            return Err(RequestError::LimitTickets { limit });
         }
         *count += 1;
         Ok(Place { tickets: self, tenant, number, used: false })
+    }
+
+    /// How many of a tenant's are open.
+    pub(crate) fn open(&self, tenant: u32) -> usize {
+        self.lock().counts.get(&tenant).copied().unwrap_or(0)
     }
 
     /// Takes what a ticket stands for: once, and only for its own tenant.

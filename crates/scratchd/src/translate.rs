@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use prost_types::Timestamp;
 use scratch_fs::{Firmness, Record};
-use scratch_lease::{BootTime, HolderKind, Lease, LeaseId, LeaseState, Refusal, Share};
+use scratch_lease::{BootTime, HolderKind, Lease, LeaseId, LeaseState, Refusal, Share, TenantId};
 use scratch_proto::v1;
 
 use crate::broker::{Broker, State};
 use crate::cgroup::KnownCgroups;
 use crate::clock;
 use crate::debt::Debt;
-use crate::pools::Pools;
+use crate::pools::{InUse, Pools};
 use crate::reason::{RequestError, errno_name};
 
 /// A lease id of a request. What is no id can't be a lease's: the same answer as for an unknown one.
@@ -103,7 +103,7 @@ impl Broker {
             id: lease.id().to_string(),
             tenant: Some(v1::Tenant { uid: lease.tenant().0, name: String::new() }),
             pool: pool.config.name.clone(),
-            path: path_bytes(&pool.disk.lease_path(lease.id())),
+            path: shown_path(pool, lease),
             state: state.into(),
             holders: lease.holders().iter().map(|holder| self.wire_holder(lease.id(), holder)).collect(),
             granted_ttl: lease.granted_ttl().map(wire_duration),
@@ -116,6 +116,8 @@ impl Broker {
             limits_left: wire_left(left),
             create_time: Some(timestamp(lease.created())),
             reason: lease.reason().map(|reason| why(lease, reason)),
+            granted_by: lease.granted_by().map(|TenantId(uid)| v1::Tenant { uid, name: String::new() }),
+            preemptible: lease.is_preemptible(),
         }
     }
 
@@ -124,7 +126,8 @@ impl Broker {
         let pool = self.pools.get(lease.pool());
         v1::GrantResponse {
             id: lease.id().to_string(),
-            path: path_bytes(&pool.disk.lease_path(lease.id())),
+            path: shown_path(pool, lease),
+            mount_at: if pool.disk.has_paths() { Vec::new() } else { path_bytes(&pool.disk.lease_path(lease.id())) },
             granted_ttl: lease.granted_ttl().map(wire_duration),
             holders: lease.holders().iter().map(|holder| self.wire_holder(lease.id(), holder)).collect(),
             firmness: wire_firmness(pool.disk.firmness()).into(),
@@ -133,6 +136,11 @@ impl Broker {
             note: note.to_owned(),
         }
     }
+}
+
+/// Where everybody finds a lease's directory; empty: nowhere.
+fn shown_path(pool: &InUse, lease: &Lease) -> Vec<u8> {
+    if pool.disk.has_paths() { path_bytes(&pool.disk.lease_path(lease.id())) } else { Vec::new() }
 }
 
 /// Why a lease ends, or why it is still there.
@@ -178,6 +186,8 @@ pub(crate) fn record(state: &State, cgroups: &KnownCgroups, pools: &Pools, lease
         kept_until: lease.kept_until().map_or(0, |time| time.0),
         keep_bytes: keep.map_or(0, |keep| keep.bytes),
         holder_next: lease.holder_next(),
+        granted_by: lease.granted_by().map(|by| by.0),
+        preemptible: lease.is_preemptible(),
     }
 }
 

@@ -16,6 +16,10 @@ impl Broker {
     pub(crate) fn put_aside(&self, id: LeaseId) -> bool {
         let Some(until) = self.lock().table.undeletable(id, clock::now()) else { return false };
         let Some((pool, place)) = self.site_of(id) else { return false };
+        // What is in memory goes back to all.
+        if !pool.disk.has_paths() {
+            return false;
+        }
         let name = name(id, until);
         match pool.disk.gone().take(pool.disk.root(), name, place) {
             Ok(true) => {}

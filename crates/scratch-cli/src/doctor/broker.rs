@@ -102,7 +102,7 @@ async fn talk(directory: &Path, findings: &mut Vec<Finding>) -> Option<v1::Statu
             return None;
         }
     };
-    let status = AdminClient::new(channel.clone()).status(v1::StatusRequest {}).await;
+    let status = AdminClient::new(channel.clone()).status(v1::StatusRequest::default()).await;
     let status = status.map(tonic::Response::into_inner);
     let is_draining = status.as_ref().is_ok_and(|status| status.draining);
     findings.push(health(channel, is_draining).await);

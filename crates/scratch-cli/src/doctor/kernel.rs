@@ -88,7 +88,7 @@ fn rename_flags() -> Result<(), Errno> {
 /// Without CAP_SYS_ADMIN nothing is learned.
 fn detached_mounts() -> Result<(), Errno> {
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    scratch_sys::contained_directory(root.as_fd()).map(drop)
+    scratch_sys::contained_directory(root.as_fd(), false).map(drop)
 }
 
 fn peer_pidfd() -> Result<(), Errno> {

@@ -16,6 +16,7 @@ const EXAMPLES: &str = "Examples:
   id=$(scratch lease grant --ttl 10m)      held by time; see `lease renew`
   scratch lease grant --holder-pid 4711 --output json | jq -r .path
   scratch lease grant --cgroup /sys/fs/cgroup/job --grace 1m
+  scratch lease grant --for alice --label job=17     in a prolog
   scratch lease grant --hold               held until `lease revoke`; as root
 
 The id alone is printed; the directory is in the JSON and in `lease show`.
@@ -44,6 +45,13 @@ pub(super) struct GrantArgs {
     /// Held until it is detached or revoked; for root and the admin group
     #[arg(long)]
     hold: bool,
+    /// The lease is this user's, by name or number: for root and the admin group. Held until it is detached or revoked unless
+    /// something else is named
+    #[arg(long = "for", value_name = "USER", value_parser = argument::user)]
+    tenant: Option<u32>,
+    /// It may be ended when the pool is too full, where that is configured
+    #[arg(long)]
+    preemptible: bool,
     /// Let it live on so long after its last holder has gone, so that another can come
     #[arg(long, value_name = "DURATION", value_parser = argument::duration)]
     grace: Option<Duration>,
@@ -68,7 +76,7 @@ pub(super) fn grant(args: GrantArgs) -> Result<(), Failure> {
         holders.push(Holder::Cgroup(if args.kill { cgroup.killed() } else { cgroup }));
     }
     holders.extend(args.hold.then_some(Holder::Hold));
-    if holders.is_empty() || args.holder_pid.is_some() {
+    if holders.is_empty() && args.tenant.is_none() || args.holder_pid.is_some() {
         holders.push(Holder::Other(Shell::named_or_calling(args.holder_pid)?.pidfd));
     }
     let options = GrantOptions {
@@ -78,6 +86,8 @@ pub(super) fn grant(args: GrantArgs) -> Result<(), Failure> {
         parent: args.parent,
         lifetime_max: args.lifetime,
         grace: args.grace,
+        tenant: args.tenant,
+        preemptible: args.preemptible,
         ..GrantOptions::default()
     };
     let lease = Client::connect_or_start(&broker::options())?.grant(&options)?;

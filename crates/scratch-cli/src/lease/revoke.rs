@@ -60,7 +60,7 @@ async fn revoke_and_wait(channel: Channel, lease: &str) -> Result<(), Failure> {
     let (mut leases, mut admin) = (LeasesClient::new(channel.clone()), AdminClient::new(channel));
     let mut watching = admin.clone();
     let look = async || {
-        let status = watching.status(v1::StatusRequest {}).await.ok()?.into_inner();
+        let status = watching.status(v1::StatusRequest::default()).await.ok()?.into_inner();
         Some(format!("{lease}: {} trees waiting to be freed", status.trash))
     };
     let reply = show_while(leases.revoke(request), look).await?.into_inner();

@@ -52,7 +52,7 @@ async fn areas(channel: Channel, lease: &str) -> Result<Vec<v1::Area>, Failure> 
         let request = v1::ListAreasRequest { lease: lease.to_owned(), page_size: 0, page_token };
         let page = match client.list(request).await {
             Ok(page) => page.into_inner(),
-            Err(status) if has_ended(&status) => return Ok(Vec::new()),
+            Err(status) if has_no_list(&status) => return Ok(Vec::new()),
             Err(status) => return Err(status.into()),
         };
         areas.extend(page.areas);
@@ -63,9 +63,9 @@ async fn areas(channel: Channel, lease: &str) -> Result<Vec<v1::Area>, Failure> 
     }
 }
 
-fn has_ended(status: &tonic::Status) -> bool {
+fn has_no_list(status: &tonic::Status) -> bool {
     let reason = status.get_details_error_info().map(|info| info.reason);
-    matches!(reason.as_deref(), Some("LEASE_UNKNOWN" | "LEASE_ENDING" | "LEASE_LOST"))
+    matches!(reason.as_deref(), Some("LEASE_UNKNOWN" | "LEASE_ENDING" | "LEASE_LOST" | "MEMORY_LOST"))
 }
 
 fn text(lease: &v1::Lease, areas: &[v1::Area], events: &[v1::WatchResponse]) -> std::io::Result<()> {
@@ -100,6 +100,7 @@ fn fields(lease: &v1::Lease) -> Vec<(&'static str, String)> {
     let fields = [
         ("lease", lease.id.clone()),
         ("tenant", ls::tenant(lease.tenant.as_ref())),
+        ("by", ls::tenant(lease.granted_by.as_ref())),
         ("pool", lease.pool.clone()),
         ("path", String::from_utf8_lossy(&lease.path).into_owned()),
         ("state", json::state(lease.state()).to_owned()),

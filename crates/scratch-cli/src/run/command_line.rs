@@ -28,6 +28,12 @@ pub(crate) struct RunArgs {
         value_parser = argument::duration
     )]
     pub(super) keep_on_failure: Option<Duration>,
+    /// The lease may be ended when the pool is too full, where that is configured; CMD is not killed
+    #[arg(long)]
+    pub(super) preemptible: bool,
+    /// CMD finds its directory also as /tmp and /var/tmp, which nobody else does
+    #[arg(long)]
+    pub(super) private_tmp: bool,
     #[command(flatten)]
     later: LaterOptions,
     /// The command and its arguments
@@ -47,21 +53,13 @@ struct LaterOptions {
     /// Not in this version
     #[arg(long)]
     soft: bool,
-    /// Not in this version
-    #[arg(long)]
-    private_tmp: bool,
 }
 
 impl RunArgs {
     /// Better no command than one without the limits that were asked for.
     pub(super) fn refuse_later_options(&self) -> Result<(), Failure> {
-        let LaterOptions { size, inodes, soft, private_tmp } = &self.later;
-        let given = [
-            ("--size", size.is_some()),
-            ("--inodes", inodes.is_some()),
-            ("--soft", *soft),
-            ("--private-tmp", *private_tmp),
-        ];
+        let LaterOptions { size, inodes, soft } = &self.later;
+        let given = [("--size", size.is_some()), ("--inodes", inodes.is_some()), ("--soft", *soft)];
         match given.into_iter().find(|(_, is_given)| *is_given) {
             Some((option, _)) => Err(Failure::NotYet { option }),
             None => Ok(()),
@@ -113,7 +111,7 @@ mod tests {
 
     #[test]
     fn options_of_later_versions_are_refused() {
-        let later = [&["--size", "1G"][..], &["--inodes=5"], &["--soft"], &["--private-tmp"]];
+        let later = [&["--size", "1G"][..], &["--inodes=5"], &["--soft"]];
         for options in later {
             let args = parse(&[options, &["--", "true"]].concat()).unwrap();
             assert!(args.refuse_later_options().is_err(), "{options:?}");

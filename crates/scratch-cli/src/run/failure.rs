@@ -19,6 +19,8 @@ pub(super) enum Failure {
     NoDirectory,
     #[error("cannot {operation}: {errno}: see ulimit -a, and try again")]
     System { operation: &'static str, errno: Errno },
+    #[error("cannot mount for the command alone: {errno}: {}", refused(*errno))]
+    Mounts { errno: Errno },
     #[error("cannot execute {}: {errno}: {}", .command.display(), remedy(*errno))]
     Execute { command: OsString, errno: Errno },
 }
@@ -37,8 +39,23 @@ impl Failure {
         match self {
             Self::Execute { errno: Errno::NOENT | Errno::NOTDIR, .. } => exit::NOT_FOUND,
             Self::Execute { .. } => exit::CANNOT_EXECUTE,
-            Self::NotYet { .. } | Self::Client(_) | Self::NoDirectory | Self::System { .. } => exit::RUN_FAILED,
+            Self::NotYet { .. } | Self::Client(_) | Self::NoDirectory | Self::System { .. } | Self::Mounts { .. } => {
+                exit::RUN_FAILED
+            }
         }
+    }
+}
+
+/// Who is not root mounts in a user namespace, which much can refuse: at once, or when it comes to mounting.
+fn refused(errno: Errno) -> &'static str {
+    match errno {
+        Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::USERS | Errno::INVAL => {
+            "user namespaces seem to be refused: have user.max_user_namespaces above 0, kernel.unprivileged_userns_clone at 1 \
+             and kernel.apparmor_restrict_unprivileged_userns at 0 where sysctl has them, call from outside any chroot, or \
+             leave --private-tmp out and choose a pool that is not in memory"
+        }
+        Errno::NOSYS => "it takes Linux 5.2 or later with user namespaces",
+        _ => "see mount_namespaces(7), or leave --private-tmp out",
     }
 }
 

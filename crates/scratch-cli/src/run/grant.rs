@@ -12,6 +12,8 @@ pub(super) fn grant(client: &Client, args: &RunArgs) -> Result<Lease, Failure> {
         labels: args.labels.iter().cloned().collect(),
         lifetime_max: args.ttl,
         search_environment: true,
+        preemptible: args.preemptible,
+        want_mount: true,
         ..GrantOptions::default()
     };
     Ok(grant_below(client, &options, say)?)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Blocking, Directory, NamedFile, block};
 use crate::lease::Held;
-use crate::{AreaOptions, ClientError, Limits, holder};
+use crate::{AreaOptions, ClientError, Limits, Mount, holder};
 
 /// A lease of ours. Dropping the guard revokes the lease and everything under it, ignoring errors: the broker ends it in any
 /// case when its holders are gone. In a forked child dropping the guard does nothing.
@@ -32,6 +32,12 @@ impl Lease {
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.held.tenure.path.as_deref()
+    }
+
+    /// Its mount, where it was asked for and the lease has no path.
+    #[must_use]
+    pub fn mount(&self) -> Option<&Mount> {
+        self.held.mount.as_ref()
     }
 
     /// The generation of the broker that granted it.

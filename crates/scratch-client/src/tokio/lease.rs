@@ -11,7 +11,7 @@ use ::tokio::time::sleep;
 use super::socket::Tokio;
 use super::{Directory, NamedFile};
 use crate::lease::Held;
-use crate::{AreaOptions, ClientError, Limits, holder};
+use crate::{AreaOptions, ClientError, Limits, Mount, holder};
 
 /// However short a ttl is.
 const RENEW_AFTER_MIN: Duration = Duration::from_millis(100);
@@ -38,6 +38,12 @@ impl Lease {
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.held.tenure.path.as_deref()
+    }
+
+    /// Its mount, where it was asked for and the lease has no path.
+    #[must_use]
+    pub fn mount(&self) -> Option<&Mount> {
+        self.held.mount.as_ref()
     }
 
     /// The generation of the broker that granted it.

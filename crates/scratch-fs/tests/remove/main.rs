@@ -11,3 +11,4 @@ mod kinds;
 mod mounts;
 mod permissions;
 mod races;
+mod turns;

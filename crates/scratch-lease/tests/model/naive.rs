@@ -331,7 +331,11 @@ impl Naive {
         let leases = self.leases.iter().filter(|lease| !lease.gone && lease.grant.tenant == tenant);
         let reserved = self.reserved.iter().filter(|reserved| reserved.room.tenant == tenant).count();
         let areas = leases.clone().map(|lease| lease.areas.len()).sum::<usize>() + reserved;
-        Usage { leases: leases.count(), areas, ..Usage::default() }
+        let [bytes, inodes] = [0, 1].map(|index| {
+            let roots = leases.clone().filter(|lease| lease.above[index].is_none());
+            roots.filter_map(|lease| lease.limits()[index]).sum()
+        });
+        Usage { leases: leases.count(), areas, bytes, inodes, ..Usage::default() }
     }
 
     /// Whether the parent, if it has one, is there and not about to end.

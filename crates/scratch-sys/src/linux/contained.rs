@@ -17,16 +17,18 @@ struct MountAttributes {
 
 const MOUNT_ATTR_NOSUID: u64 = 0x2;
 const MOUNT_ATTR_NODEV: u64 = 0x4;
+const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 
-/// Opens a detached mount of a directory (nosuid, nodev) and a readable descriptor in it. Both are gone with the
+/// Opens a detached mount of a directory (nosuid, nodev, noexec if asked for) and a readable descriptor in it. Both are gone with the
 /// descriptor; nothing appears in any mount table.
 ///
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN; ENOSYS before Linux 5.12.
-pub fn contained_directory(directory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+pub fn contained_directory(directory: BorrowedFd<'_>, noexec: bool) -> Result<OwnedFd, Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(directory, c"", flags)?;
-    let attributes = MountAttributes { set: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, clear: 0, propagation: 0, userns: 0 };
+    let set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | if noexec { MOUNT_ATTR_NOEXEC } else { 0 };
+    let attributes = MountAttributes { set, clear: 0, propagation: 0, userns: 0 };
     // SAFETY: path and attributes are live, and the kernel is told the size of the latter.
     let result = unsafe {
         libc::syscall(

@@ -69,7 +69,7 @@ fn detach(image: &mut Image, numbers: [RawFd; 4]) -> ! {
     unsafe {
         libc::setsid();
         match libc::fork() {
-            -1 => spawn::exit_with(numbers[3], last_errno()),
+            -1 => spawn::exit_with(numbers[3], last_errno().raw_os_error()),
             0 => become_daemon(image, numbers),
             _ => libc::_exit(0),
         }
@@ -80,7 +80,7 @@ fn detach(image: &mut Image, numbers: [RawFd; 4]) -> ! {
 fn become_daemon(image: &mut Image, numbers: [RawFd; 4]) -> ! {
     let [_, _, _, report] = numbers;
     if let Err(errno) = place(numbers) {
-        spawn::exit_with(report, errno);
+        spawn::exit_with(report, errno.raw_os_error());
     }
     for number in 1..=libc::SIGRTMAX() {
         if let Some(signal) = Signal::from_named_raw(number) {
@@ -92,7 +92,7 @@ fn become_daemon(image: &mut Image, numbers: [RawFd; 4]) -> ! {
     // SAFETY: chdir reads a C string that lives for ever. `/` can always be entered.
     unsafe { libc::chdir(root.as_ptr()) };
     let errno = image.execute();
-    spawn::exit_with(REPORT_NUMBER, errno)
+    spawn::exit_with(REPORT_NUMBER, errno.raw_os_error())
 }
 
 /// In the daemon's process: standard descriptors, readiness pipe and report in their places, everything else closed.

@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags, Resource, Signal};
 
 use super::exec::Image;
 use super::identity::last_errno;
+use super::mounts::OwnMounts;
 use super::signals;
 
 /// Shells and `subprocess` libraries use low numbers for themselves, and programs close "all" up to some number; below
@@ -27,6 +28,32 @@ pub struct Spawn<'a> {
     pub kept: BorrowedFd<'a>,
     /// Signals whose dispositions this process changed and the command is to find as default.
     pub defaults: &'a [Signal],
+    /// What it is to find mounted in a mount namespace of its own; `None`: it stays in ours.
+    pub mounts: Option<&'a OwnMounts>,
+}
+
+/// Why a process did not become the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotStarted {
+    /// It could not get mounts of its own.
+    Mounts(Errno),
+    /// Its program can't be executed, or this process can't hear of it.
+    Execute(Errno),
+}
+
+impl NotStarted {
+    /// On the way to the parent: a negative number is of the mounts.
+    fn to_raw(self) -> i32 {
+        match self {
+            Self::Mounts(errno) => -errno.raw_os_error(),
+            Self::Execute(errno) => errno.raw_os_error(),
+        }
+    }
+
+    fn from_raw(raw: i32) -> Self {
+        let errno = Errno::from_raw_os_error(raw.abs());
+        if raw < 0 { Self::Mounts(errno) } else { Self::Execute(errno) }
+    }
 }
 
 /// A process that is about to become the command. Dropped before [`Spawned::start`], it exits.
@@ -67,16 +94,16 @@ impl Spawned {
     /// Lets it become its program, and returns when it has.
     ///
     /// # Errors
-    /// Of execve(2), as execvp(3) would give it; the process then exits.
-    pub fn start(&self) -> Result<(), Errno> {
+    /// Of execve(2), as execvp(3) would give it, or of the mounts; the process then exits.
+    pub fn start(&self) -> Result<(), NotStarted> {
         match rustix::io::write(&self.go, b"g") {
             // It was killed while it waited: waiting for it will tell.
             Ok(_) | Err(Errno::PIPE) => {}
-            Err(errno) => return Err(errno),
+            Err(errno) => return Err(NotStarted::Execute(errno)),
         }
-        let mut errno = [0; 4];
-        match rustix::io::retry_on_intr(|| rustix::io::read(&self.failure, &mut errno))? {
-            4 => Err(Errno::from_raw_os_error(i32::from_ne_bytes(errno))),
+        let mut raw = [0; 4];
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.failure, &mut raw)).map_err(NotStarted::Execute)? {
+            4 => Err(NotStarted::from_raw(i32::from_ne_bytes(raw))),
             _ => Ok(()),
         }
     }
@@ -96,25 +123,28 @@ fn become_command(image: &mut Image, spawn: &Spawn<'_>, wait: RawFd, go: RawFd, 
             }
         }
     };
-    let errno = if told { execute(image, spawn) } else { Errno::CANCELED };
-    exit_with(report, errno)
+    let why = if told { execute(image, spawn) } else { NotStarted::Execute(Errno::CANCELED) };
+    exit_with(report, why.to_raw())
 }
 
 /// In the child: sets up what the command is to find, then becomes it.
-fn execute(image: &mut Image, spawn: &Spawn<'_>) -> Errno {
+fn execute(image: &mut Image, spawn: &Spawn<'_>) -> NotStarted {
     if let Err(errno) = keep_open(spawn.kept.as_raw_fd()) {
-        return errno;
+        return NotStarted::Execute(errno);
+    }
+    if let Some(Err(errno)) = spawn.mounts.map(OwnMounts::set_up) {
+        return NotStarted::Mounts(errno);
     }
     for signal in spawn.defaults {
         signals::restore_default(*signal);
     }
     signals::unblock_all();
-    image.execute()
+    NotStarted::Execute(image.execute())
 }
 
-/// In the child: tells the parent why there is no command, and ends.
-pub(crate) fn exit_with(report: RawFd, errno: Errno) -> ! {
-    let raw = errno.raw_os_error().to_ne_bytes();
+/// In the child: tells the parent why there is no command, as a number, and ends.
+pub(crate) fn exit_with(report: RawFd, raw: i32) -> ! {
+    let raw = raw.to_ne_bytes();
     // SAFETY: async-signal-safe calls; `raw` is live. _exit runs nothing of the parent's.
     unsafe {
         libc::write(report, raw.as_ptr().cast(), raw.len());
@@ -142,12 +172,17 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
-    fn exit_status(arguments: &[&str]) -> Result<Option<i32>, Errno> {
+    fn exit_status(arguments: &[&str]) -> Result<Option<i32>, NotStarted> {
+        exit_status_with(arguments, None)
+    }
+
+    fn exit_status_with(arguments: &[&str], mounts: Option<&OwnMounts>) -> Result<Option<i32>, NotStarted> {
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         let environment = [("PATH".into(), "/bin:/usr/bin".into()), ("GREETING".into(), "hello".into())];
         let (kept, _far) = UnixStream::pair().unwrap();
-        let spawn = Spawn { arguments: &arguments, environment: &environment, kept: kept.as_fd(), defaults: &[] };
-        let spawned = super::spawn(&spawn)?;
+        let spawn =
+            Spawn { arguments: &arguments, environment: &environment, kept: kept.as_fd(), defaults: &[], mounts };
+        let spawned = super::spawn(&spawn).map_err(NotStarted::Execute)?;
         let started = spawned.start();
         let (_, status) = waitpid(Some(spawned.pid), WaitOptions::empty()).unwrap().unwrap();
         started.map(|()| status.exit_status())
@@ -164,11 +199,40 @@ mod tests {
     }
 
     #[test]
+    fn a_command_finds_a_directory_of_ours_in_the_place_of_another() {
+        let (ours, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let nowhere = place.path().join("nowhere");
+        let mounts = OwnMounts::new(ours.path(), None, &[place.path(), &nowhere]).unwrap();
+        let script = format!("echo x >{}/file", place.path().display());
+        match exit_status_with(&["sh", "-c", &script], Some(&mounts)) {
+            Err(NotStarted::Mounts(errno)) if !rustix::process::geteuid().is_root() => {
+                println!("left out: needs root or user namespaces: {errno}");
+                return;
+            }
+            status => assert_eq!(status, Ok(Some(0))),
+        }
+        assert_eq!(std::fs::read(ours.path().join("file")).unwrap(), b"x\n");
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn mounts_that_can_not_be_made_say_why() {
+        let place = tempfile::tempdir().unwrap();
+        let mounts = OwnMounts::new(&place.path().join("nowhere"), None, &[place.path()]).unwrap();
+        match exit_status_with(&["true"], Some(&mounts)) {
+            Err(NotStarted::Mounts(errno)) if !rustix::process::geteuid().is_root() => {
+                println!("left out: needs root or user namespaces: {errno}");
+            }
+            status => assert_eq!(status, Err(NotStarted::Mounts(Errno::NOENT))),
+        }
+    }
+
+    #[test]
     fn what_cannot_be_executed_says_why() {
-        assert_eq!(exit_status(&["no-such-program"]), Err(Errno::NOENT));
-        assert_eq!(exit_status(&["/etc/passwd"]), Err(Errno::ACCESS));
-        assert_eq!(exit_status(&[""]), Err(Errno::NOENT));
-        assert_eq!(exit_status(&[]), Err(Errno::INVAL));
+        assert_eq!(exit_status(&["no-such-program"]), Err(NotStarted::Execute(Errno::NOENT)));
+        assert_eq!(exit_status(&["/etc/passwd"]), Err(NotStarted::Execute(Errno::ACCESS)));
+        assert_eq!(exit_status(&[""]), Err(NotStarted::Execute(Errno::NOENT)));
+        assert_eq!(exit_status(&[]), Err(NotStarted::Execute(Errno::INVAL)));
     }
 
     #[test]
@@ -185,7 +249,7 @@ mod tests {
     fn a_process_that_is_never_told_to_start_ends() {
         let arguments = ["true".into()];
         let (kept, _far) = UnixStream::pair().unwrap();
-        let spawn = Spawn { arguments: &arguments, environment: &[], kept: kept.as_fd(), defaults: &[] };
+        let spawn = Spawn { arguments: &arguments, environment: &[], kept: kept.as_fd(), defaults: &[], mounts: None };
         let spawned = super::spawn(&spawn).unwrap();
         let pid = spawned.pid;
         drop(spawned);

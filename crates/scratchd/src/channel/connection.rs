@@ -27,8 +27,21 @@ pub(crate) struct Connection {
     blocked: Option<Instant>,
     /// How many requests in a row have come from another thread's CPU.
     pub(crate) strayed: u32,
-    /// What the epoll was last told.
-    pub(crate) reading: bool,
+    /// What the epoll was last told to wait for on it.
+    pub(crate) told: Told,
+    /// It is readable, and waits for its tenant's turn.
+    pub(crate) in_line: bool,
+}
+
+/// What an epoll waits for on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Requests.
+    Read,
+    /// Nothing: there is a request to be read, and it would say so again and again.
+    Nothing,
+    /// Its client's reading. Nothing is read from it until then.
+    Room,
 }
 
 #[derive(Debug)]
@@ -51,7 +64,15 @@ pub(crate) enum Sent {
 
 impl Connection {
     pub(crate) fn new(client: Client) -> Self {
-        Self { client, under_way: HashSet::new(), owed: VecDeque::new(), blocked: None, strayed: 0, reading: true }
+        Self {
+            client,
+            under_way: HashSet::new(),
+            owed: VecDeque::new(),
+            blocked: None,
+            strayed: 0,
+            told: Told::Read,
+            in_line: false,
+        }
     }
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {

@@ -122,13 +122,24 @@ fn grant(
             return Outcome::Answer(refusal(&error, None), Vec::new());
         }
     };
+    if request.tenant.is_some()
+        && let Some(tokio) = broker.tokio.get()
+    {
+        // The user data base may be far away.
+        let broker = Arc::clone(broker);
+        tokio.spawn_blocking(move || {
+            let (answer, handle) = granted(&broker, asking, request, descriptors);
+            reply_to.send(answer, handle);
+        });
+        return Outcome::UnderWay;
+    }
     if descriptors.is_empty() {
         let (answer, handle) = granted(broker, asking, request, descriptors);
         return Outcome::Answer(answer, handle.into_iter().collect());
     }
     let broker = Arc::clone(broker);
     let side = Arc::clone(&broker);
-    side.side.run(reply_to.connection, move || {
+    side.side.run(client.peer.identity.uid, reply_to.connection, move || {
         let (answer, handle) = granted(&broker, asking, request, descriptors);
         reply_to.send(answer, handle);
     });
@@ -158,7 +169,7 @@ fn attach(
     let asking = Asking::of(client, request.holder.as_slice());
     let broker = Arc::clone(broker);
     let side = Arc::clone(&broker);
-    side.side.run(lease_key(&request.lease), move || match asking {
+    side.side.run(client.peer.identity.uid, lease_key(&request.lease), move || match asking {
         Ok(asking) => reply_to.send(answer(broker.attach(asking, &request, descriptors).map(Answer::Attach)), None),
         Err(error) => reply_to.send(refusal(&error, None), None),
     });
@@ -170,7 +181,7 @@ fn detach(broker: &Arc<Broker>, client: &Client, request: v1::DetachRequest, rep
     let caller = client.peer.caller;
     let broker = Arc::clone(broker);
     let side = Arc::clone(&broker);
-    side.side.run(lease_key(&request.lease), move || {
+    side.side.run(client.peer.identity.uid, lease_key(&request.lease), move || {
         let detached = broker.detach(caller, &request);
         reply_to.send(answer(detached.map(|()| Answer::Detach(v1::DetachResponse {}))), None);
     });

@@ -28,6 +28,7 @@ use crate::peer::Peer;
 const THREADS_MAX: usize = 16;
 
 /// Something for a channel thread that did not come through a socket.
+#[expect(clippy::large_enum_variant, reason = "letters are few at a time: a box would be an allocation for each")]
 pub(crate) enum Mail {
     /// The answer to a request that was worked on elsewhere.
     Reply { connection: u64, response: v1::ChannelResponse, handle: Option<OwnedFd> },
@@ -158,10 +159,10 @@ impl Broker {
     fn resume(&self, one: Resumed) -> Option<Client> {
         let settings = self.settings.get();
         let peer = match one.confined {
-            None => Peer::of(one.socket.as_fd(), settings.admin_group).ok()?,
+            None => self.peer(one.socket.as_fd()).ok()?,
             Some((lease, _)) => self.confined_peer(lease)?,
         };
-        let seat = self.loads.join(peer.identity.uid, settings.limits.connections)?;
+        let seat = self.loads.join(peer.identity.uid, settings.limits_of(peer.caller).connections)?;
         let mut client = Client::new(one.socket, peer, (one.id, Road::Channel), seat);
         client.outgoing.sent(one.unread);
         client.delegations = one.confined.map_or(0, |(_, delegations)| delegations);

@@ -56,6 +56,11 @@ impl Thread {
             self.broker.side.close(received);
             return may_go_on(self.refuse(connection, request.id, &error));
         }
+        if let Err(error) = connection.client.look_again(&self.broker) {
+            self.broker.side.close(received);
+            self.refuse(connection, request.id, &error);
+            return Go::Away;
+        }
         let op = match self.check(connection, request.id, request.op) {
             Ok(op) => op,
             Err(error) => {

@@ -14,14 +14,14 @@ use scratch_lease::ConnectionId;
 use scratch_proto::{PACKET_BYTES_MAX, v1};
 
 use crate::broker::{Broker, FIRST_CONNECTION};
-use crate::channel::connection::{Connection, Sent};
+use crate::channel::connection::{Connection, Sent, Told};
 use crate::channel::dispatch::refusal;
 use crate::channel::serve::of_broker;
 use crate::channel::{Mail, MailBox};
 use crate::client::{Client, Road};
-use crate::peer::Peer;
 use crate::reason::RequestError;
 use crate::release::Released;
+use crate::turns::Turns;
 
 // A connection's token is its number, so that late mail can't reach another one.
 const LISTENER: u64 = 0;
@@ -41,6 +41,13 @@ const NO_ACCEPT_FOR: Duration = Duration::from_millis(100);
 /// Requests in a row from another CPU after which a connection follows its client there.
 const STRAYED_MAX: u32 = 4;
 
+/// Events that are served as they come; where there are more, of more than one tenant, the tenants take turns. As many
+/// requests are served before it is looked again who else has come.
+const TURN: usize = 16;
+
+/// Events that are looked at together.
+const EVENTS_MAX: usize = 64;
+
 /// Requests of one connection that may be worked on elsewhere at once.
 const UNDER_WAY_MAX: usize = 64;
 
@@ -55,6 +62,8 @@ pub(crate) struct Thread {
     connections: HashMap<u64, Connection>,
     /// Those that owe something to their client, and are not read from.
     blocked: HashSet<u64>,
+    /// Connections with a request to be read, by tenant. The epoll does not tell of them meanwhile.
+    turns: Turns<u64>,
     pub(super) packet: Vec<u8>,
     pub(super) scratch: Vec<u8>,
     stop_at: Option<Instant>,
@@ -83,6 +92,7 @@ impl Thread {
             number: 0,
             connections: HashMap::new(),
             blocked: HashSet::new(),
+            turns: Turns::default(),
             packet: vec![0; PACKET_BYTES_MAX + 1],
             scratch: Vec::with_capacity(1024),
             stop_at: None,
@@ -93,13 +103,15 @@ impl Thread {
     /// Until it is stopped. Gives the connections on which nothing is owed and nothing is under way.
     pub(crate) fn run(mut self, number: usize) -> Vec<Connection> {
         self.number = number;
-        let mut events = Vec::with_capacity(64);
+        let mut events = Vec::with_capacity(EVENTS_MAX);
         while !self.has_stopped() {
-            let timeout = self.timeout();
+            let timeout = if self.turns.is_empty() { self.timeout() } else { Some(Duration::ZERO) };
             self.wait(&mut events, timeout);
+            let in_turns = self.takes_turns(&events);
             for event in events.drain(..) {
-                self.handle(event);
+                self.handle(event, in_turns);
             }
+            self.serve_in_line(TURN);
             if !self.blocked.is_empty() {
                 self.cut_off();
             }
@@ -134,11 +146,40 @@ impl Thread {
         }
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: Event, in_turns: bool) {
         match event.data.u64() {
             LISTENER => self.accept(),
             BELL => self.read_mail(),
+            token if in_turns => self.line_up(token, event.flags),
             token => self.serve(token, event.flags),
+        }
+    }
+
+    /// Whether there is more to do than can be done at once, for more than one tenant.
+    fn takes_turns(&self, events: &[Event]) -> bool {
+        !self.turns.is_empty() || events.len() > TURN && self.broker.loads.tenants() > 1
+    }
+
+    /// A connection that can be read from waits for its tenant's turn; anything else is done now.
+    fn line_up(&mut self, token: u64, flags: EventFlags) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        if connection.in_line {
+            // A hang-up is told in any case; it is found when its turn comes.
+            return;
+        }
+        if connection.told != Told::Read || !flags.contains(EventFlags::IN) {
+            return self.serve(token, flags);
+        }
+        connection.in_line = true;
+        tell_epoll(&self.epoll, connection, token, Told::Nothing);
+        self.turns.push(connection.client.peer.identity.uid, token);
+    }
+
+    /// Serves those that wait for their turn, so many at most.
+    fn serve_in_line(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some(token) = self.turns.pop() else { return };
+            self.serve(token, EventFlags::IN);
         }
     }
 
@@ -179,22 +220,27 @@ impl Thread {
     }
 
     fn admit(&self, socket: OwnedFd, token: u64) -> Result<Connection, RequestError> {
-        let system = |errno| scratch_fs::FsError::new("look at the peer of", "handle.sock", errno);
+        let system = |errno| scratch_fs::FsError::new("listen to", "a connection", errno);
         let settings = self.broker.settings.get();
-        let peer = Peer::of(socket.as_fd(), settings.admin_group).map_err(system)?;
+        let tell = |error: &RequestError| {
+            let told = of_broker(refusal(error, None)).encode_to_vec();
+            // It is closed in any case.
+            let _ = scratch_sys::send_packet(socket.as_fd(), &told, &[], SendFlags::DONTWAIT);
+        };
+        let peer = self.broker.peer(socket.as_fd()).inspect_err(tell)?;
         let tenant = peer.identity.uid;
-        let limit = settings.limits.connections;
+        let limits = settings.limits_of(peer.caller);
+        let limit = limits.connections;
         let Some(seat) = self.broker.loads.join(tenant, limit) else {
             let error = RequestError::LimitConnections { limit };
             self.broker.note_refusal(tenant, error.code_and_reason().1);
-            let told = of_broker(refusal(&error, None)).encode_to_vec();
-            // It is closed in any case.
-            let _ = scratch_sys::send_packet(socket.as_fd(), &told, &[], SendFlags::DONTWAIT);
+            tell(&error);
             return Err(error);
         };
+        let unread_bytes = limits.unread_bytes;
         let connection = Connection::new(Client::new(socket, peer, (ConnectionId(token), Road::Channel), seat));
         // The kernel doubles what it is told.
-        let bytes = usize::try_from(settings.limits.unread_bytes / 2).unwrap_or(usize::MAX);
+        let bytes = usize::try_from(unread_bytes / 2).unwrap_or(usize::MAX);
         sockopt::set_socket_send_buffer_size(connection.socket(), bytes)
             .and_then(|()| epoll::add(&self.epoll, connection.socket(), EventData::new_u64(token), READ))
             .map_err(system)?;
@@ -217,7 +263,7 @@ impl Thread {
                     // An error: it is not in the set any more.
                     let _ = epoll::delete(&self.epoll, &*self.listener);
                     for (token, connection) in &mut self.connections {
-                        tell_epoll(&self.epoll, connection, *token, false);
+                        tell_epoll(&self.epoll, connection, *token, Told::Room);
                     }
                 }
             }
@@ -227,24 +273,19 @@ impl Thread {
     /// Serves what is readable now, and what that brings, within bounds: a client that floods can't put off the end of
     /// another's lease for ever.
     fn read_on(&mut self) {
-        let mut events = Vec::with_capacity(64);
+        let mut events = Vec::with_capacity(EVENTS_MAX);
         for _ in 0..256 {
-            if self.wait(&mut events, Some(Duration::ZERO)) == 0 {
+            self.wait(&mut events, Some(Duration::ZERO));
+            events.retain(|event| event.data.u64() != BELL);
+            if events.is_empty() && self.turns.is_empty() {
                 return;
             }
-            let mut served = false;
+            let in_turns = self.takes_turns(&events);
             for event in events.drain(..) {
-                match event.data.u64() {
-                    // What waits in a connection that waits to be accepted is readable as well.
-                    LISTENER => self.accept(),
-                    BELL => continue,
-                    token => self.serve(token, event.flags),
-                }
-                served = true;
+                // What waits in a connection that waits to be accepted is readable as well.
+                self.handle(event, in_turns);
             }
-            if !served {
-                return;
-            }
+            self.serve_in_line(EVENTS_MAX);
         }
     }
 
@@ -260,10 +301,11 @@ impl Thread {
 
     fn serve(&mut self, token: u64, flags: EventFlags) {
         let Some(mut connection) = self.connections.remove(&token) else { return };
+        connection.in_line = false;
         let mut go = Go::On;
         if connection.is_blocked() && connection.flush() == Sent::Closed {
             go = Go::Away;
-        } else if connection.reading && flags.contains(EventFlags::IN) {
+        } else if connection.told != Told::Room && flags.contains(EventFlags::IN) {
             go = self.receive(token, &mut connection);
         } else if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
             go = Go::Away;
@@ -277,13 +319,19 @@ impl Thread {
             return;
         }
         let busy = connection.is_blocked() || connection.under_way.len() >= UNDER_WAY_MAX;
-        let read = !busy && self.stop_at.is_none();
+        let wanted = if busy || self.stop_at.is_some() {
+            Told::Room
+        } else if connection.in_line {
+            Told::Nothing
+        } else {
+            Told::Read
+        };
         if connection.is_blocked() {
             self.blocked.insert(token);
         } else if !self.blocked.is_empty() {
             self.blocked.remove(&token);
         }
-        tell_epoll(&self.epoll, &mut connection, token, read);
+        tell_epoll(&self.epoll, &mut connection, token, wanted);
         if let Some(connection) = self.follow(token, connection) {
             self.connections.insert(token, connection);
         }
@@ -291,7 +339,8 @@ impl Thread {
 
     /// A connection follows its client to another CPU, when nothing of it is under way here.
     fn follow(&mut self, token: u64, mut connection: Connection) -> Option<Connection> {
-        let may_go = connection.strayed >= STRAYED_MAX && connection.reading && connection.under_way.is_empty();
+        let may_go =
+            connection.strayed >= STRAYED_MAX && connection.told == Told::Read && connection.under_way.is_empty();
         let there = connection.client.cpu.and_then(|cpu| self.broker.channels.get()?.of_cpu(cpu));
         let (true, Some(there), Some(channels)) = (may_go, there, self.broker.channels.get()) else {
             return Some(connection);
@@ -354,12 +403,16 @@ fn listen(epoll: &OwnedFd, listener: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Tells the epoll what to wait for on a connection, if that has changed.
-fn tell_epoll(epoll: &OwnedFd, connection: &mut Connection, token: u64, read: bool) {
-    if connection.reading == read {
+fn tell_epoll(epoll: &OwnedFd, connection: &mut Connection, token: u64, wanted: Told) {
+    if connection.told == wanted {
         return;
     }
-    connection.reading = read;
-    let flags = if read { READ } else { WAIT_FOR_ROOM };
+    connection.told = wanted;
+    let flags = match wanted {
+        Told::Read => READ,
+        Told::Nothing => EventFlags::empty(),
+        Told::Room => WAIT_FOR_ROOM,
+    };
     // An error means that the socket is gone, which the next event on it would say as well.
     let _ = epoll::modify(epoll, connection.socket(), EventData::new_u64(token), flags);
 }

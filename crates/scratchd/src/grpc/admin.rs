@@ -81,6 +81,7 @@ impl Service {
             Err(error) => tracing::warn!(%error, "status goes without the pool's space"),
         }
         status.problem = self.0.check_pool(pool).first().map(problem).unwrap_or_default();
+        status.full = pool.above_high_water().map(|(resource, _)| resource.name().to_owned()).unwrap_or_default();
         status
     }
 }
@@ -127,7 +128,9 @@ async fn name(tenants: Vec<&mut v1::Tenant>) {
 #[tonic::async_trait]
 impl Admin for Service {
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        let caller = shared(&request)?.caller;
+        let shared = shared(&request)?;
+        let caller = shared.caller();
+        let wanted = request.into_inner();
         let (generation, usage, lost) = {
             let state = self.0.lock();
             let usage = if caller.admin { state.table.totals() } else { state.table.usage(caller.tenant) };
@@ -135,7 +138,7 @@ impl Admin for Service {
         };
         let tenant = (!caller.admin).then_some(caller.tenant.0);
         let owed = self.0.reaper.owed(tenant);
-        Ok(Response::new(v1::StatusResponse {
+        let mut status = v1::StatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             generation,
             pid: i32::try_from(std::process::id()).unwrap_or(0),
@@ -152,7 +155,17 @@ impl Admin for Service {
             kept: usage.kept as u64,
             debt_bytes: owed.bytes,
             lost: lost as u64,
-        }))
+            ..v1::StatusResponse::default()
+        };
+        if !wanted.tenants {
+            return Ok(Response::new(status));
+        }
+        let with_tenants = async {
+            (status.tenants, status.tenants_left_out) = self.0.tenants(caller);
+            name(status.tenants.iter_mut().filter_map(|tenant| tenant.tenant.as_mut()).collect()).await;
+            Ok(status)
+        };
+        list(&shared, with_tenants).await
     }
 
     async fn list_debt(&self, request: Request<v1::ListDebtRequest>) -> Result<Response<v1::ListDebtResponse>, Status> {
@@ -163,7 +176,7 @@ impl Admin for Service {
             token => Some(Subject::of_key(token).ok_or_else(|| refused(RequestError::Request(OF_NO_PAGE)))?),
         };
         let page = async {
-            let (debts, next_page_token) = self.debts(shared.caller, after, page_size(request.page_size));
+            let (debts, next_page_token) = self.debts(shared.caller(), after, page_size(request.page_size));
             let debts = with_names(blocking(&shared, move || with_occupants(&debts)).await?).await;
             Ok(v1::ListDebtResponse { debts, next_page_token })
         };
@@ -172,7 +185,7 @@ impl Admin for Service {
 
     async fn reap(&self, request: Request<v1::ReapRequest>) -> Result<Response<v1::ReapResponse>, Status> {
         let shared = shared(&request)?;
-        let caller = shared.caller;
+        let caller = shared.caller();
         let v1::ReapRequest { foreign, dry_run } = request.into_inner();
         self.check(caller, "Admin.Reap")?;
         if foreign {
@@ -205,7 +218,7 @@ impl Admin for Service {
 
     async fn verify(&self, request: Request<v1::VerifyRequest>) -> Result<Response<v1::VerifyResponse>, Status> {
         let shared = shared(&request)?;
-        let (broker, caller) = (Arc::clone(&self.0), shared.caller);
+        let (broker, caller) = (Arc::clone(&self.0), shared.caller());
         let verified = async {
             let verified = blocking(&shared, move || broker.verify(caller)).await?;
             let mut verified = verified.map_err(|error| refused(error.into()))?;
@@ -216,13 +229,13 @@ impl Admin for Service {
     }
 
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
-        self.check(shared(&request)?.caller, "Admin.Drain")?;
+        self.check(shared(&request)?.caller(), "Admin.Drain")?;
         let deadline = request.into_inner().deadline.map(duration).transpose().map_err(refused)?;
         Ok(Response::new(self.0.drain(deadline).await.map_err(refused)?))
     }
 
     async fn undrain(&self, request: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainResponse>, Status> {
-        self.check(shared(&request)?.caller, "Admin.Undrain")?;
+        self.check(shared(&request)?.caller(), "Admin.Undrain")?;
         self.0.undrain().map_err(refused)?;
         Ok(Response::new(v1::UndrainResponse {}))
     }

@@ -52,7 +52,7 @@ impl Areas for Service {
 
     async fn get(&self, request: Request<v1::GetAreaRequest>) -> Result<Response<v1::Area>, Status> {
         let shared = shared(&request)?;
-        let (broker, caller, request) = (Arc::clone(&self.0), shared.caller, request.into_inner());
+        let (broker, caller, request) = (Arc::clone(&self.0), shared.caller(), request.into_inner());
         let lease = lease_id(&request.lease).map_err(refused)?;
         let area = blocking(&shared, move || broker.get_area(caller, lease, request.area)).await?;
         Ok(Response::new(area.map_err(refused)?))
@@ -60,7 +60,7 @@ impl Areas for Service {
 
     async fn list(&self, request: Request<v1::ListAreasRequest>) -> Result<Response<v1::ListAreasResponse>, Status> {
         let shared = shared(&request)?;
-        let (broker, caller, request) = (Arc::clone(&self.0), shared.caller, request.into_inner());
+        let (broker, caller, request) = (Arc::clone(&self.0), shared.caller(), request.into_inner());
         let lease = lease_id(&request.lease).map_err(refused)?;
         let size = super::page_size(request.page_size);
         let after = from_token(&request.page_token).map_err(refused)?;

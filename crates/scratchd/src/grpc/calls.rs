@@ -59,9 +59,15 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let id = request_id(request.headers());
-        let limit = self.broker.settings.get().limits.calls;
         let shared = request.extensions().get::<Arc<Shared>>();
-        let tenant = shared.map(|shared| shared.caller.tenant.0);
+        let tenant = shared.map(|shared| shared.caller().tenant.0);
+        if let Some(Err(error)) = shared.map(|shared| shared.look_again(&self.broker)) {
+            let mut response = error.to_status(None).into_http();
+            note(&self.broker, tenant, finish(response.headers_mut(), &id));
+            return Box::pin(std::future::ready(Ok(response)));
+        }
+        let settings = self.broker.settings.get();
+        let limit = shared.map_or(settings.limits.calls, |shared| settings.limits_of(shared.caller()).calls);
         let Some(counted) = shared.and_then(|shared| shared.outgoing.call(limit)) else {
             let mut response = RequestError::LimitCalls { limit }.to_status(None).into_http();
             note(&self.broker, tenant, finish(response.headers_mut(), &id));

@@ -2,12 +2,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown};
+use scratch_fs::FsError;
 use scratch_lease::{Caller, ConnectionId};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
@@ -19,7 +21,7 @@ use super::authority::Authority;
 use crate::broker::Broker;
 use crate::client::{Client, Road};
 use crate::load::Outgoing;
-use crate::peer::Peer;
+use crate::reason::RequestError;
 
 /// How long to accept nothing where the system has no descriptor left for it.
 const NO_ACCEPT_FOR: Duration = Duration::from_millis(100);
@@ -37,13 +39,35 @@ pub(super) struct Connection {
 /// What a connection's calls share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) caller: Caller,
+    caller: Mutex<Caller>,
     pub(super) outgoing: Arc<Outgoing>,
     id: ConnectionId,
     client: Mutex<Client>,
+    /// Of the settings that the caller is by.
+    version: AtomicU64,
 }
 
 impl Shared {
+    /// Who calls, and what that may.
+    pub(super) fn caller(&self) -> Caller {
+        *self.caller.lock().expect("a thread that panics ends the process")
+    }
+
+    /// Looks at the peer again if the settings have changed.
+    ///
+    /// # Errors
+    /// Where it may not be here any more.
+    pub(super) fn look_again(&self, broker: &Broker) -> Result<(), RequestError> {
+        let version = broker.settings.version();
+        if self.version.load(Ordering::Acquire) != version {
+            let mut client = self.client();
+            client.look_again(broker)?;
+            *self.caller.lock().expect("a thread that panics ends the process") = client.peer.caller;
+            self.version.store(version, Ordering::Release);
+        }
+        Ok(())
+    }
+
     /// The client, for one request: held for its system calls, as a channel thread would, and never across an await.
     pub(super) fn client(&self) -> MutexGuard<'_, Client> {
         self.client.lock().expect("a thread that panics ends the process")
@@ -71,16 +95,18 @@ pub(super) fn admitted(
 
 fn admit(broker: &Arc<Broker>, stream: UnixStream, refuses_descriptors: bool) -> Option<Connection> {
     let settings = broker.settings.get();
-    let looked = Peer::of(stream.as_fd(), settings.admin_group);
-    let (peer, socket) = match looked.and_then(|peer| Ok((peer, rustix::io::fcntl_dupfd_cloexec(&stream, 0)?))) {
+    let failed = |errno| RequestError::from(FsError::new("hold", "a connection", errno));
+    let looked = broker.peer(stream.as_fd());
+    let with_socket = |peer| Ok((peer, rustix::io::fcntl_dupfd_cloexec(&stream, 0).map_err(failed)?));
+    let (peer, socket) = match looked.and_then(with_socket) {
         Ok(known) => known,
-        Err(errno) => {
-            tracing::warn!(%errno, "a gRPC connection was refused: the kernel does not name its peer");
+        Err(error) => {
+            tracing::warn!(%error, "a gRPC connection was refused");
             return None;
         }
     };
     let tenant = peer.identity.uid;
-    let seat = broker.loads.join(tenant, settings.limits.connections);
+    let seat = broker.loads.join(tenant, settings.limits_of(peer.caller).connections);
     if seat.is_none() {
         tracing::debug!(tenant, "a gRPC connection was refused: the tenant has too many");
         broker.note_refusal(tenant, "LIMIT_CONNECTIONS");
@@ -90,7 +116,13 @@ fn admit(broker: &Arc<Broker>, stream: UnixStream, refuses_descriptors: bool) ->
     let client = Client::new(socket, peer, (id, Road::Grpc), seat?);
     broker.lock().open.insert(id);
     broker.streams.join(id, Arc::clone(&client.outgoing));
-    let shared = Shared { caller, outgoing: Arc::clone(&client.outgoing), id, client: Mutex::new(client) };
+    let shared = Shared {
+        caller: Mutex::new(caller),
+        outgoing: Arc::clone(&client.outgoing),
+        id,
+        client: Mutex::new(client),
+        version: AtomicU64::new(0),
+    };
     let (authority, broker, shared) = (Authority::default(), Arc::clone(broker), Arc::new(shared));
     Some(Connection { stream, refuses_descriptors, authority, broker, shared })
 }

@@ -9,7 +9,7 @@ use scratch_proto::v1::leases_server::Leases;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{PAGE_BYTES_MAX, freed, list, on_side, page_size, refused, shared, streams, watch};
+use super::{PAGE_BYTES_MAX, blocking, freed, list, on_side, page_size, refused, shared, streams, watch};
 use crate::broker::Broker;
 use crate::holders::Asking;
 use crate::reason::RequestError;
@@ -51,9 +51,10 @@ impl Service {
 
 /// Tenants' names are looked up last, where that may block.
 async fn named(mut leases: Vec<v1::Lease>) -> Vec<v1::Lease> {
-    let uid = |lease: &v1::Lease| lease.tenant.as_ref().map(|tenant| tenant.uid);
-    let names = super::user_names(leases.iter().filter_map(uid).collect()).await;
-    for tenant in leases.iter_mut().filter_map(|lease| lease.tenant.as_mut()) {
+    let of = |lease: &v1::Lease| [&lease.tenant, &lease.granted_by].map(|one| one.as_ref().map(|tenant| tenant.uid));
+    let names = super::user_names(leases.iter().flat_map(of).flatten().collect()).await;
+    let tenants = leases.iter_mut().flat_map(|lease| [&mut lease.tenant, &mut lease.granted_by]);
+    for tenant in tenants.filter_map(Option::as_mut) {
         tenant.name = names.get(&tenant.uid).cloned().unwrap_or_default();
     }
     leases
@@ -71,11 +72,17 @@ impl Leases for Service {
     async fn grant(&self, request: Request<v1::GrantRequest>) -> Result<Response<v1::GrantResponse>, Status> {
         let shared = shared(&request)?;
         let request = request.into_inner();
-        if request.want_handle {
+        if request.want_handle || request.want_mount {
             return Err(refused(RequestError::NeedsChannel("a handle of the lease's directory")));
         }
         let asking = Asking::of(&shared.client(), &request.holders).map_err(refused)?;
-        Ok(Response::new(self.0.grant(asking, request, Vec::new()).map_err(refused)?))
+        let granted = if request.tenant.is_some() {
+            let broker = Arc::clone(&self.0);
+            blocking(&shared, move || broker.grant(asking, request, Vec::new())).await?
+        } else {
+            self.0.grant(asking, request, Vec::new())
+        };
+        Ok(Response::new(granted.map_err(refused)?))
     }
 
     async fn keep_alive(
@@ -93,17 +100,17 @@ impl Leases for Service {
         let lease = lease_id(&request.lease).map_err(refused)?;
         shared.client().let_go(lease);
         if request.wait() != v1::Wait::Freed {
-            self.0.revoke(shared.caller, lease, None).map_err(refused)?;
+            self.0.revoke(shared.caller(), lease, None).map_err(refused)?;
             return Ok(Response::new(v1::RevokeResponse { freed: false, debt: Vec::new() }));
         }
         let (when_freed, wait) = freed(&self.0);
-        self.0.revoke(shared.caller, lease, Some(when_freed)).map_err(refused)?;
+        self.0.revoke(shared.caller(), lease, Some(when_freed)).map_err(refused)?;
         let debt = wait.await?;
         Ok(Response::new(v1::RevokeResponse { freed: debt.is_empty(), debt }))
     }
 
     async fn get(&self, request: Request<v1::GetLeaseRequest>) -> Result<Response<v1::Lease>, Status> {
-        let caller = shared(&request)?.caller;
+        let caller = shared(&request)?.caller();
         let lease = lease_id(&request.get_ref().lease).map_err(refused)?;
         let found = self.0.explained(lease, caller).map_err(|refusal| refused(refusal.into()))?;
         Ok(named_one(found).await)
@@ -120,7 +127,7 @@ impl Leases for Service {
             }
         };
         let page = async {
-            let mut page = self.page(shared.caller, after, page_size(request.page_size));
+            let mut page = self.page(shared.caller(), after, page_size(request.page_size));
             page.leases = named(page.leases).await;
             Ok(page)
         };
@@ -129,7 +136,7 @@ impl Leases for Service {
 
     async fn update(&self, request: Request<v1::UpdateLeaseRequest>) -> Result<Response<v1::Lease>, Status> {
         let shared = shared(&request)?;
-        let (broker, caller, request) = (Arc::clone(&self.0), shared.caller, request.into_inner());
+        let (broker, caller, request) = (Arc::clone(&self.0), shared.caller(), request.into_inner());
         let lease = request.lease.clone();
         let updated = on_side(&self.0, &shared, &lease, move || broker.update(caller, request)).await?;
         Ok(named_one(updated).await)
@@ -146,7 +153,7 @@ impl Leases for Service {
 
     async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
         let shared = shared(&request)?;
-        let (broker, caller, request) = (Arc::clone(&self.0), shared.caller, request.into_inner());
+        let (broker, caller, request) = (Arc::clone(&self.0), shared.caller(), request.into_inner());
         let lease = request.lease.clone();
         on_side(&self.0, &shared, &lease, move || broker.detach(caller, &request)).await?;
         Ok(Response::new(v1::DetachResponse {}))
@@ -154,7 +161,7 @@ impl Leases for Service {
 
     async fn keep(&self, request: Request<v1::KeepRequest>) -> Result<Response<v1::Lease>, Status> {
         let shared = shared(&request)?;
-        let (broker, caller, request) = (Arc::clone(&self.0), shared.caller, request.into_inner());
+        let (broker, caller, request) = (Arc::clone(&self.0), shared.caller(), request.into_inner());
         let lease = request.lease.clone();
         let kept = on_side(&self.0, &shared, &lease, move || broker.keep(caller, &request)).await?;
         Ok(named_one(kept).await)
@@ -162,7 +169,7 @@ impl Leases for Service {
 
     async fn undelete(&self, request: Request<v1::UndeleteRequest>) -> Result<Response<v1::Lease>, Status> {
         let shared = shared(&request)?;
-        let (broker, caller, lease) = (Arc::clone(&self.0), shared.caller, request.into_inner().lease);
+        let (broker, caller, lease) = (Arc::clone(&self.0), shared.caller(), request.into_inner().lease);
         let key = lease.clone();
         let undeleted = on_side(&self.0, &shared, &key, move || broker.undelete(caller, &lease)).await?;
         Ok(named_one(undeleted).await)

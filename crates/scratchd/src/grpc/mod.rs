@@ -143,7 +143,7 @@ async fn on_side<T: Send + 'static>(
 ) -> Result<T, Status> {
     let place = shared.outgoing.records().acquire_owned().await.map_err(|_| refused(RequestError::Stopping))?;
     let (done, wait) = tokio::sync::oneshot::channel();
-    broker.side.run(lease_key(lease), move || {
+    broker.side.run(shared.caller().tenant.0, lease_key(lease), move || {
         // The caller may have gone; it was done all the same.
         let _ = done.send(work());
         drop(place);

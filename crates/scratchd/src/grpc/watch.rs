@@ -59,7 +59,7 @@ pub(super) fn serve(
     request: &v1::WatchRequest,
 ) -> Result<mpsc::Receiver<Reply>, RequestError> {
     let lease = if request.lease.is_empty() { None } else { Some(lease_id(&request.lease)?) };
-    let limit = broker.settings.get().limits.watches;
+    let limit = broker.settings.get().limits_of(shared.caller()).watches;
     let counted = shared.outgoing.watch(limit).ok_or(RequestError::LimitWatches { limit })?;
     let (generation, seen) = begin(broker, &shared, request)?;
     let (events, receiver) = mpsc::channel(CHUNK);
@@ -76,11 +76,11 @@ fn begin(broker: &Broker, shared: &Shared, request: &v1::WatchRequest) -> Result
     let generation = table.generation();
     let seen = match (request.since.as_str(), request.held) {
         ("", false) => table.revision(),
-        ("", true) => table.oldest_revision(shared.caller),
+        ("", true) => table.oldest_revision(shared.caller()),
         (since, _) => {
             let (of, number) =
                 parse(since).ok_or(RequestError::Request("since is a revision: two numbers and a dot"))?;
-            if of != generation || table.events_since(number, shared.caller).is_err() {
+            if of != generation || table.events_since(number, shared.caller()).is_err() {
                 return Err(RequestError::Compacted);
             }
             number
@@ -153,7 +153,7 @@ impl Watch {
         let newest = table.revision();
         let wanted =
             |event: &&Event| self.lease.is_none() || event.lease == self.lease || event.kind == EventKind::Restarted;
-        let after = table.events_since(self.seen, self.shared.caller).ok()?;
+        let after = table.events_since(self.seen, self.shared.caller()).ok()?;
         let events: Vec<Event> = after.filter(wanted).take(CHUNK).cloned().collect();
         let is_all = events.len() < CHUNK;
         self.seen = match events.last() {

@@ -30,7 +30,10 @@ fuzz_target!(|input: Input<'_>| {
         assert!(is_component(name) && name.len() == pattern.length());
         assert!(name.starts_with(input.prefix) && name.ends_with(input.suffix));
     }
-    assert_eq!(check_name(input.name).ok().as_deref().map(|name| name.to_bytes()), is_component(input.name).then_some(input.name));
+    assert_eq!(
+        check_name(input.name).ok().as_deref().map(|name| name.to_bytes()),
+        is_component(input.name).then_some(input.name)
+    );
     if let Ok((parent, name)) = split_area_path(input.path) {
         let whole = [parent.clone().map(CString::into_bytes), Some(name.into_bytes())];
         let whole: Vec<Vec<u8>> = whole.into_iter().flatten().collect();

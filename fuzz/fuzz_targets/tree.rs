@@ -64,7 +64,11 @@ impl Place {
         let (parent, name) = split_area_path(&self.path()).expect("these are names");
         let parent = parent.unwrap_or_else(|| c".".to_owned());
         let directory = open_directory_beneath(lease, &parent).or_else(|_| {
-            if &*parent == c"." { lease.try_clone_to_owned().map_err(|_| rustix::io::Errno::BADF) } else { Err(rustix::io::Errno::NOENT) }
+            if &*parent == c"." {
+                lease.try_clone_to_owned().map_err(|_| rustix::io::Errno::BADF)
+            } else {
+                Err(rustix::io::Errno::NOENT)
+            }
         });
         Some((directory.ok()?, name))
     }
@@ -118,7 +122,8 @@ impl World {
         // What fails was not to be: the canary tells what should have.
         let _ = match *act {
             Act::Directory(place, mode) => place.find(lease).map(|(directory, name)| {
-                let made = scratch_fs::create_directory(directory.as_fd(), &Naming::Exact(&name), u32::from(mode) & 0o777);
+                let made =
+                    scratch_fs::create_directory(directory.as_fd(), &Naming::Exact(&name), u32::from(mode) & 0o777);
                 drop(made);
             }),
             Act::File(place, mode) => place.find(lease).map(|(directory, name)| {
@@ -128,7 +133,8 @@ impl World {
                 drop(scratch_fs::create_anonymous(directory.as_fd(), 0o600));
             }),
             Act::Link(place, target) => place.find(lease).map(|(directory, name)| {
-                let targets = [self.base.join("canary"), self.base.join("canary/a"), self.base.join("canary/b"), "a".into()];
+                let targets =
+                    [self.base.join("canary"), self.base.join("canary/a"), self.base.join("canary/b"), "a".into()];
                 let _ = rustix::fs::symlinkat(&targets[usize::from(target) % 4], directory, &*name);
             }),
             Act::Fifo(place) => place.find(lease).map(|(directory, name)| {
@@ -142,7 +148,12 @@ impl World {
                 // Not what is the canary's too, and nothing through a link.
                 let about = rustix::fs::statat(&directory, &*name, AtFlags::SYMLINK_NOFOLLOW);
                 if about.is_ok_and(|about| FileType::from_raw_mode(about.st_mode) == FileType::Directory) {
-                    let _ = rustix::fs::chmodat(&directory, &*name, Mode::from_raw_mode(u32::from(mode) & 0o7777), AtFlags::empty());
+                    let _ = rustix::fs::chmodat(
+                        &directory,
+                        &*name,
+                        Mode::from_raw_mode(u32::from(mode) & 0o7777),
+                        AtFlags::empty(),
+                    );
                 }
             }),
             Act::Exchange(one, other) => one.find(lease).zip(other.find(lease)).map(|((a, name), (b, new))| {
@@ -154,8 +165,12 @@ impl World {
             Act::In(place) => place.find(lease).map(|(directory, name)| {
                 let _ = renameat_with(&self.out, c"a", directory, &*name, RenameFlags::NOREPLACE);
             }),
-            Act::Usage(place) => place.find(lease).map(|(directory, _)| drop(scratch_fs::usage(directory.as_fd()).bytes)),
-            Act::List(place) => place.find(lease).map(|(directory, _)| drop(scratch_fs::list(directory.as_fd(), Some(b"a"), 2))),
+            Act::Usage(place) => {
+                place.find(lease).map(|(directory, _)| drop(scratch_fs::usage(directory.as_fd()).bytes))
+            }
+            Act::List(place) => {
+                place.find(lease).map(|(directory, _)| drop(scratch_fs::list(directory.as_fd(), Some(b"a"), 2)))
+            }
             Act::Persist(place, to, how) => place.find(lease).map(|(directory, name)| {
                 let replace = [Replace::Never, Replace::Always, Replace::Exchange][usize::from(how) % 3];
                 let new = CString::new(NAMES[usize::from(to) % NAMES.len()]).expect("no NUL");

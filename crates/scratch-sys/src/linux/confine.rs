@@ -1,10 +1,11 @@
 //! What this process may ask of the kernel from now on: a seccomp filter that lets listed calls through, and no new privileges
-//! by execve(2). It looks at a call's number alone, so that kernels from 5.11 on remember the answer and ask no more.
+//! by execve(2). It looks at a call's number, at flags of two calls and at nothing else, so that kernels from 5.11 on remember the
+//! answer for the others and ask no more.
 
 use rustix::io::Errno;
 
 use super::identity::last_errno;
-use super::system_calls::{ALLOWED, AT_START_AGAIN};
+use super::system_calls::{ALLOWED, AT_START_AGAIN, WITH_FLAGS};
 
 /// What becomes of who makes a call that is not listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,8 @@ const ARCHITECTURE: u32 = 0xc000_00b7;
 /// Where seccomp_data has the call's number and the architecture that it is of.
 const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
+/// Its arguments, of 8 bytes each; both architectures have the lower half first.
+const ARGUMENTS_AT: u32 = 16;
 
 /// The number that a tracer gives a call that is not to be made.
 const SKIPPED: u32 = u32::MAX;
@@ -66,10 +69,16 @@ fn program(allowed: impl Iterator<Item = libc::c_long>, violation: Violation) ->
     for number in allowed.filter_map(|number| u32::try_from(number).ok()).chain([SKIPPED]) {
         program.extend([is(number), answer(libc::SECCOMP_RET_ALLOW)]);
     }
-    program.push(match violation {
+    let refuse = || match violation {
         Violation::Refused => answer(libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned()),
         Violation::Killed => never(),
-    });
+    };
+    for (number, argument, flags) in WITH_FLAGS.iter().copied() {
+        let Ok(number) = u32::try_from(number) else { continue };
+        let only = libc::sock_filter { jf: 4, ..is(number) };
+        program.extend([only, load(ARGUMENTS_AT + 8 * argument), is(flags), answer(libc::SECCOMP_RET_ALLOW), refuse()]);
+    }
+    program.push(refuse());
     program
 }
 
@@ -112,6 +121,14 @@ mod tests {
                 libc::SYS_perf_event_open,
             ] {
                 assert_eq!(fails(forbidden), Some(Errno::PERM), "{forbidden}");
+            }
+            if rustix::process::geteuid().is_root() {
+                use rustix::mount::{MountPropagationFlags, mount_change};
+                // SAFETY: this thread alone gets another mount namespace.
+                unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+                mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+                let shared = mount_change(c"/", MountPropagationFlags::SHARED);
+                assert_eq!(shared, Err(Errno::PERM));
             }
             let directory = tempfile::tempdir().unwrap();
             std::fs::write(directory.path().join("file"), b"content").unwrap();

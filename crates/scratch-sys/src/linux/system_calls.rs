@@ -236,5 +236,13 @@ pub(super) const ALLOWED: &[c_long] = &[
     libc::SYS_time,
 ];
 
+/// What is let through with one value of an argument alone: its number, from 0, and its lower half. Before Linux 6.15 a tmpfs's
+/// mount is cloned on a thread that is alone in its mount namespace.
+pub(super) const WITH_FLAGS: &[(c_long, u32, u32)] = &[
+    (libc::SYS_unshare, 0, libc::CLONE_NEWNS.cast_unsigned()),
+    // The flags that make all mounts of that name space private.
+    (libc::SYS_mount, 3, 0x4_4000),
+];
+
 /// Beside those, of a broker that may start itself again.
 pub(super) const AT_START_AGAIN: &[c_long] = &[libc::SYS_execve, libc::SYS_seccomp];

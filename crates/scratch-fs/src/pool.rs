@@ -17,6 +17,7 @@ use crate::backend::{Backend, Firmness};
 use crate::create::open_directory;
 use crate::end::Place;
 use crate::files::{WRITE_NEW, names, read_small, replace, write_all};
+use crate::foreign::ForeignBook;
 use crate::gone::Gone;
 use crate::marker::{FORMAT, Marker, MarkerError};
 use crate::record::{Record, Torn};
@@ -34,6 +35,7 @@ pub struct Pool {
     pub(crate) new: OwnedFd,
     pub(crate) trash: Trash,
     pub(crate) gone: Gone,
+    pub(crate) foreign: ForeignBook,
     uuid: String,
     backend: Backend,
     /// Held exclusively, so that a second broker finds out.
@@ -89,16 +91,22 @@ impl Pool {
         let new = sub_directory(&scratch, c"new", &inside)?;
         let trash = Trash::open(scratch.as_fd(), &inside.join("trash"))?;
         let gone = Gone::new(sub_directory(&scratch, c"gone", &inside)?, inside.join("gone"));
+        let foreign = ForeignBook::open(scratch.as_fd(), &inside.join("foreign"))?;
         let marker = match marker {
             Some(marker) => marker,
             None => write_marker(&root, &scratch, &path)?,
         };
-        Ok(Self { root, path, scratch, records, new, trash, gone, uuid: marker.uuid, backend, lock })
+        Ok(Self { root, path, scratch, records, new, trash, gone, foreign, uuid: marker.uuid, backend, lock })
     }
 
     /// The root's canonical path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Areas in directories that clients named.
+    pub fn foreign(&self) -> &ForeignBook {
+        &self.foreign
     }
 
     /// What tells this pool from all others.

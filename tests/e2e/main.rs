@@ -14,6 +14,7 @@ mod drain;
 mod events;
 mod families;
 mod floods;
+mod foreign;
 mod grpc;
 mod health;
 mod holders;

@@ -25,6 +25,9 @@ pub struct Config {
     /// What may outlive its end.
     #[serde(default)]
     pub keep: KeepConfig,
+    /// Areas in directories that clients pass.
+    #[serde(default)]
+    pub foreign: ForeignConfig,
 }
 
 /// One pool.
@@ -166,6 +169,27 @@ impl Default for KeepConfig {
     }
 }
 
+/// What one tenant may have in directories that it passes.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ForeignConfig {
+    /// Areas in them, those that are to go included.
+    pub areas: usize,
+    /// Such directories.
+    pub directories: usize,
+    /// Threads that work in them.
+    pub threads: usize,
+    /// How long one may take to answer.
+    #[serde(deserialize_with = "duration")]
+    pub deadline: Duration,
+}
+
+impl Default for ForeignConfig {
+    fn default() -> Self {
+        Self { areas: 10_000, directories: 64, threads: 4, deadline: Duration::from_secs(10) }
+    }
+}
+
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -241,6 +265,7 @@ impl Config {
             admin: AdminConfig::default(),
             limits: LimitsConfig::default(),
             keep: KeepConfig::default(),
+            foreign: ForeignConfig::default(),
         }
     }
 
@@ -272,6 +297,9 @@ impl Config {
         }
         if self.limits.ttl_min > self.limits.ttl_max {
             return Some("limits.ttl_min is longer than limits.ttl_max; swap them".to_owned());
+        }
+        if self.foreign.threads == 0 {
+            return Some("foreign.threads is 0; with foreign.directories = 0 nothing is made there".to_owned());
         }
         None
     }

@@ -17,6 +17,7 @@ mod detach;
 mod drain;
 mod ended;
 mod events;
+mod foreign;
 mod grant;
 mod grpc;
 mod holders;

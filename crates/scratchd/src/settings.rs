@@ -11,7 +11,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 
 use crate::broker::Broker;
-use crate::config::{Config, LimitsConfig};
+use crate::config::{Config, ForeignConfig, LimitsConfig};
 use crate::start::StartError;
 
 /// What may change while the broker runs. The pool may not.
@@ -19,6 +19,7 @@ use crate::start::StartError;
 pub(crate) struct Settings {
     pub(crate) limits: LimitsConfig,
     pub(crate) grace: Duration,
+    pub(crate) foreign: ForeignConfig,
     pub(crate) admin_group: Option<u32>,
 }
 
@@ -37,7 +38,12 @@ impl Settings {
             None => None,
             Some(name) => Some(Group::from_name(name).ok().flatten().ok_or_else(|| unknown(name))?.gid.as_raw()),
         };
-        Ok(Self { limits: config.limits.clone(), grace: config.restart.grace, admin_group: group })
+        Ok(Self {
+            limits: config.limits.clone(),
+            grace: config.restart.grace,
+            foreign: config.foreign.clone(),
+            admin_group: group,
+        })
     }
 }
 

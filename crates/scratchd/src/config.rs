@@ -1,10 +1,14 @@
 //! The configuration file: TOML, unknown keys refused, every key but the pool with a default.
 
+mod foreign;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer, de};
+
+pub(crate) use foreign::ForeignConfig;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
@@ -166,27 +170,6 @@ impl Default for KeepConfig {
             undelete_window: lease.undelete_window,
             undelete_max: lease.gone_per_tenant,
         }
-    }
-}
-
-/// What one tenant may have in directories that it passes.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ForeignConfig {
-    /// Areas in them, those that are to go included.
-    pub areas: usize,
-    /// Such directories.
-    pub directories: usize,
-    /// Threads that work in them.
-    pub threads: usize,
-    /// How long one may take to answer.
-    #[serde(deserialize_with = "duration")]
-    pub deadline: Duration,
-}
-
-impl Default for ForeignConfig {
-    fn default() -> Self {
-        Self { areas: 10_000, directories: 64, threads: 4, deadline: Duration::from_secs(10) }
     }
 }
 

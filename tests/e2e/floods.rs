@@ -48,12 +48,12 @@ fn idle_connections_use_up_no_budget() {
 }
 
 /// A file system on which every change waits. Goes on when dropped: a process that waits for it can't even be killed.
-struct Frozen {
+pub(crate) struct Frozen {
     path: PathBuf,
 }
 
 impl Frozen {
-    fn new(path: &Path) -> Frozen {
+    pub(crate) fn new(path: &Path) -> Frozen {
         let frozen = Frozen { path: path.to_path_buf() };
         assert!(frozen.say("--freeze"), "a file system of our own can be frozen");
         frozen

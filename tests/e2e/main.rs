@@ -16,6 +16,7 @@ mod events;
 mod exhaustion;
 mod families;
 mod floods;
+mod foreign;
 mod grpc;
 mod handles;
 mod health;

@@ -61,7 +61,7 @@ pub(crate) fn nothing_is_left(broker: &Broker) {
     assert_eq!(broker.json(&["debt"]), Value::Array(Vec::new()));
 }
 
-fn reason(reply: Reply) -> String {
+pub(crate) fn reason(reply: Reply) -> String {
     match reply {
         Reply::Error(error) => error.reason,
         other => panic!("not refused: {other:?}"),

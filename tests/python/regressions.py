@@ -218,7 +218,7 @@ def descriptors_that_linger():
         for channel in channels[::2]:
             refused("a TCP socket as a holder", "HOLDER_INVALID", lambda: channel.result(channel.recv()[0]))
         for channel in channels[1::2]:
-            refused("a TCP socket as a directory", "UNIMPLEMENTED", lambda: channel.result(channel.recv()[0]))
+            refused("a TCP socket as a directory", "PATH_UNKNOWN", lambda: channel.result(channel.recv()[0]))
         # Each look is the pace; the alarm ends a broker that never closes.
         signal.alarm(60)
         while not (stuck := [one for one in sockets if one.being_closed()]):

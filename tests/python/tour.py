@@ -17,7 +17,6 @@ import sys
 from scratch_channel import PACKET_BYTES_MAX, Closed, Refused, connect
 
 FILE, DIRECTORY, ANONYMOUS, MEMORY = 1, 2, 3, 4
-UNIMPLEMENTED = 12
 
 
 def check(what, holds, found=None):
@@ -258,8 +257,7 @@ def bad_input(channel, own):
     refused("keep-alive of no lease of ours", "LEASE_UNKNOWN", lambda: channel.keep_alive("a" * 16))
     refused("a ticket that was never given", "TICKET_UNKNOWN", lambda: channel.call("claim", channel.messages["ClaimRequest"]()))
     foreign = channel.messages["Where"](foreign={})
-    refusal = refused("a foreign directory", "UNIMPLEMENTED", lambda: create(kind=FILE, where=foreign))
-    check("a foreign directory: code UNIMPLEMENTED", refusal.code == UNIMPLEMENTED, refusal.code)
+    refused("a directory of its own that does not ride along", "REQUEST_INVALID", lambda: create(kind=FILE, where=foreign))
 
     read_end, write_end = os.pipe()
     ping = channel.messages["PingRequest"]()

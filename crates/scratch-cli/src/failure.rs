@@ -21,8 +21,6 @@ pub(crate) enum Failure {
     DryRun,
     #[error(transparent)]
     Template(#[from] TemplateError),
-    #[error("{}: a directory outside of the lease: not in this version; use -t, or leave the template out", .0.display())]
-    Outside(PathBuf),
     #[error("no process of this user called this program that could hold the lease: name one with --holder-pid")]
     NoShell,
     #[error("process {0} is not there: name one that runs")]
@@ -58,9 +56,7 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::NotYet(_) | Self::UnknownCommand(_) | Self::DryRun | Self::Template(_) | Self::Outside(_) => {
-                exit::USAGE
-            }
+            Self::NotYet(_) | Self::UnknownCommand(_) | Self::DryRun | Self::Template(_) => exit::USAGE,
             Self::NoShell | Self::NoProcess(_) | Self::NoDirectory => exit::CANNOT_CREATE,
             Self::Debt(_) | Self::LeasesLeft(_) | Self::CalledOff => exit::TRY_LATER,
             Self::Sick(code) | Self::Findings(code) => *code,

@@ -39,8 +39,8 @@ own parent, so that pipes, $( ) and ( ) do as they should. A shell that
 replaces itself by this program (exec, or the last command of sh -c) is none:
 then its caller holds the file. --holder-pid names another process.
 
-Everything is made in the shell's lease's directory. A TEMPLATE without -t, or
--p DIR, must lead there.
+Without a place it is made in the shell's lease's directory; a TEMPLATE without
+-t, or -p DIR, may lead anywhere that you may write.
 
 Exit codes:
   0 made, 64 usage, 69 no broker, 73 cannot create, 75 try later,
@@ -65,7 +65,7 @@ pub(crate) struct MktempArgs {
     /// TEMPLATE is a name in the lease's directory
     #[arg(short = 't')]
     in_lease: bool,
-    /// TEMPLATE is below DIR, which must be the lease's directory or below it
+    /// TEMPLATE is below DIR, anywhere
     #[arg(short = 'p', value_name = "DIR", allow_hyphen_values = true, overrides_with = "tmpdir")]
     below: Option<OsString>,
     /// As -p; without DIR it is the lease's directory
@@ -92,7 +92,7 @@ impl MktempArgs {
 /// Makes it, and prints where.
 pub(crate) fn mktemp(args: &MktempArgs) -> ExitCode {
     let Err(failure) = make_and_print(args) else { return ExitCode::SUCCESS };
-    let is_usage = matches!(failure, Failure::DryRun | Failure::Template(_) | Failure::Outside(_));
+    let is_usage = matches!(failure, Failure::DryRun | Failure::Template(_));
     if is_usage || !args.quiet {
         say(&failure.to_string());
     }
@@ -104,7 +104,7 @@ fn make_and_print(args: &MktempArgs) -> Result<(), Failure> {
         return Err(Failure::DryRun);
     }
     let plan = template::plan(args.template.as_deref(), args.suffix.as_deref(), args.base())?;
-    place::refuse_outside(&plan.place)?;
+    place::look(&plan.place)?;
     let made = make(args, &plan)?;
     let mut line = made.path().ok_or(Failure::NoDirectory)?.as_os_str().as_bytes().to_vec();
     line.push(b'\n');

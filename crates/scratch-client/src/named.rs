@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::mem;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +49,16 @@ pub(crate) enum Maker {
     Broker,
 }
 
+/// A directory of this user's own with an area in it.
+#[derive(Debug)]
+pub(crate) struct Elsewhere {
+    pub(crate) held: OwnedFd,
+    /// As it was named.
+    pub(crate) path: PathBuf,
+    /// The area's id.
+    pub(crate) id: Vec<u8>,
+}
+
 /// A name under a lease and the duty to remove it.
 #[derive(Debug)]
 pub(crate) struct Named<W: Wait> {
@@ -57,6 +67,8 @@ pub(crate) struct Named<W: Wait> {
     name: CString,
     path: Option<PathBuf>,
     maker: Maker,
+    /// Where it is, if not in the lease's directory.
+    elsewhere: Option<Elsewhere>,
     /// The process whose duty it is; none when the guard was given up.
     guarded_by: Option<u32>,
 }
@@ -64,7 +76,15 @@ pub(crate) struct Named<W: Wait> {
 impl<W: Wait> Named<W> {
     pub(crate) fn new(broker: Arc<Broker<W>>, tenure: Arc<Tenure>, name: CString, maker: Maker) -> Self {
         let path = tenure.path.as_ref().map(|path| path.join(OsStr::from_bytes(name.to_bytes())));
-        Self { broker, tenure, name, path, maker, guarded_by: Some(std::process::id()) }
+        Self { broker, tenure, name, path, maker, elsewhere: None, guarded_by: Some(std::process::id()) }
+    }
+
+    /// Made by the broker in another directory than the lease's.
+    pub(crate) fn elsewhere(broker: Arc<Broker<W>>, tenure: Arc<Tenure>, name: CString, place: Elsewhere) -> Self {
+        let path = place.path.join(OsStr::from_bytes(name.to_bytes()));
+        let mut named = Self::new(broker, tenure, name, Maker::Broker);
+        (named.path, named.elsewhere) = (Some(path), Some(place));
+        named
     }
 
     pub(crate) fn path(&self) -> Option<&Path> {
@@ -97,6 +117,13 @@ impl<W: Wait> Named<W> {
         replace: Replace,
     ) -> Result<bool, ClientError> {
         let name = scratch_fs::check_name(name.as_bytes())?;
+        if let Some(elsewhere) = &self.elsewhere {
+            self.rename_elsewhere(elsewhere, directory, &name, replace)?;
+            // Under its old name the broker finds nothing of it: then it is nobody's area any more.
+            let released = self.release().await;
+            self.guarded_by = None;
+            return released.map(|()| false);
+        }
         let copied = !self.rename(directory, &name, replace) && self.move_by_broker(directory, name, replace).await?;
         self.guarded_by = None;
         Ok(copied)
@@ -112,6 +139,24 @@ impl<W: Wait> Named<W> {
             Replace::Exchange => RenameFlags::EXCHANGE,
         };
         rustix::fs::renameat_with(from, &self.name, directory, name, flags).is_ok()
+    }
+
+    /// Whose directory it is, theirs is the rename; what it changes places with would be nobody's area.
+    fn rename_elsewhere(
+        &self,
+        elsewhere: &Elsewhere,
+        directory: BorrowedFd<'_>,
+        name: &CStr,
+        replace: Replace,
+    ) -> Result<(), ClientError> {
+        let flags = match replace {
+            Replace::Never => RenameFlags::NOREPLACE,
+            Replace::Always => RenameFlags::empty(),
+            Replace::Exchange => return Err(ClientError::io("exchange", elsewhere.path.as_path(), Errno::OPNOTSUPP)),
+        };
+        let shown = self.path().unwrap_or(&elsewhere.path);
+        rustix::fs::renameat_with(&elsewhere.held, &self.name, directory, name, flags)
+            .map_err(|errno| ClientError::io("rename", shown, errno))
     }
 
     async fn move_by_broker(
@@ -153,7 +198,8 @@ impl<W: Wait> Named<W> {
     }
 
     fn release_op(&self) -> Op {
-        release(&self.tenure.id, self.name.to_bytes().to_vec())
+        let id = self.elsewhere.as_ref().map_or_else(|| self.name.to_bytes(), |elsewhere| &elsewhere.id);
+        release(&self.tenure.id, id.to_vec())
     }
 }
 

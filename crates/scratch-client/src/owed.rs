@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
-use scratch_proto::v1::{Kind, ReleaseRequest, RevokeRequest};
+use scratch_proto::v1::{Created, Kind, ReleaseRequest, RevokeRequest};
 
 /// First in, first out. It outlives connections, and is a process's own.
 #[derive(Default)]
@@ -65,7 +65,8 @@ impl Undo {
     pub(crate) fn ops(self, reply: Reply) -> Vec<Op> {
         match (self, reply) {
             (Self::Areas { lease }, Reply::Create(created)) => {
-                created.areas.into_iter().map(|area| release(&lease, area.name)).collect()
+                let id = |area: Created| if area.id.is_empty() { area.name } else { area.id };
+                created.areas.into_iter().map(|area| release(&lease, id(area))).collect()
             }
             (Self::Lease, Reply::Grant(granted)) => vec![revoke(&granted.id)],
             // It made nothing.

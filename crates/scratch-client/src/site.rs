@@ -2,20 +2,22 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use scratch_fs::FsError;
 use scratch_proto::BATCH_MAX;
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
-use scratch_proto::v1::{CreateRequest, Created, Kind};
+use scratch_proto::v1::{CreateRequest, Created, ForeignDirectory, Kind, Where, r#where};
 
 use crate::ClientError;
 use crate::area::{AreaOptions, CreateMode};
 use crate::broker::Broker;
-use crate::named::{Maker, Named};
+use crate::named::{Elsewhere, Maker, Named};
 use crate::tenure::Tenure;
 use crate::wait::Wait;
 
@@ -76,6 +78,49 @@ impl<'a, W: Wait> Site<'a, W> {
         }
         let (name, _) = self.through_broker(Kind::Directory, options).await?;
         Ok(self.guard(name, Maker::Broker))
+    }
+
+    /// A file or directory in a directory of this user's own, outside of any lease, with a file's descriptor.
+    pub(crate) async fn elsewhere(
+        self,
+        directory: &Path,
+        kind: Kind,
+        options: &AreaOptions,
+    ) -> Result<(Named<W>, Option<OwnedFd>), ClientError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let held = rustix::fs::open(directory, flags, Mode::empty()).map_err(FsError::on("open", directory))?;
+        let place = Where { kind: Some(r#where::Kind::Foreign(ForeignDirectory { fd: true })) };
+        for _ in 0..NAMES_MAX {
+            let name = options.draw()?;
+            let request = CreateRequest {
+                name: name.to_bytes().to_vec(),
+                want_handle: kind == Kind::File,
+                r#where: Some(place.clone()),
+                ..options.request(&self.tenure.id, kind)
+            };
+            match self.create_with(request, &[held.as_fd()]).await {
+                Err(error) if error.is_refusal("NAME_EXISTS") && options.name.is_none() => {}
+                Err(error) => return Err(error),
+                Ok((areas, descriptors)) => {
+                    let id = areas.into_iter().next().map(|area| area.id).filter(|id| !id.is_empty());
+                    let id = id.ok_or(ClientError::Protocol("an area in a directory of one's own without an id"))?;
+                    let elsewhere = Elsewhere { held, path: directory.to_owned(), id };
+                    let named = Named::elsewhere(Arc::clone(self.broker), Arc::clone(self.tenure), name, elsewhere);
+                    return Ok((named, descriptors.into_iter().next()));
+                }
+            }
+        }
+        Err(FsError::new("create", "(random name)", Errno::EXIST).into())
+    }
+
+    pub(crate) async fn file_elsewhere(
+        self,
+        directory: &Path,
+        options: &AreaOptions,
+    ) -> Result<(File, Named<W>), ClientError> {
+        let (named, file) = self.elsewhere(directory, Kind::File, options).await?;
+        let file = file.ok_or(ClientError::Protocol("a file without a descriptor"))?;
+        Ok((file.into(), named))
     }
 
     pub(crate) async fn anonymous(self) -> Result<File, ClientError> {
@@ -171,7 +216,15 @@ impl<'a, W: Wait> Site<'a, W> {
     }
 
     async fn create(self, request: CreateRequest) -> Result<(Vec<Created>, Vec<OwnedFd>), ClientError> {
-        let answer = self.broker.call(Op::Create(request), &[]).await?;
+        self.create_with(request, &[]).await
+    }
+
+    async fn create_with(
+        self,
+        request: CreateRequest,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(Vec<Created>, Vec<OwnedFd>), ClientError> {
+        let answer = self.broker.call(Op::Create(request), descriptors).await?;
         match answer.reply {
             Reply::Create(created) => Ok((created.areas, answer.descriptors)),
             _ => Err(ClientError::Protocol("no answer to Create")),

@@ -66,13 +66,21 @@ pub fn create_directory(directory: BorrowedFd<'_>, naming: &Naming<'_>, mode: u3
 /// # Errors
 /// Those of openat(2) and fchmod(2).
 pub fn create_anonymous(directory: BorrowedFd<'_>, mode: u32) -> Result<OwnedFd, FsError> {
+    match create_nameless(directory, mode) {
+        // What kernels answer whose file system has none: open(2), and EISDIR from those before 3.11.
+        Err(FsError { errno: Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT, .. }) => create_unlinked(directory, mode),
+        result => result,
+    }
+}
+
+/// As [`create_anonymous`], and never with a name, not even for an instant.
+///
+/// # Errors
+/// EOPNOTSUPP where the file system knows no O_TMPFILE; those of openat(2) and fchmod(2).
+pub fn create_nameless(directory: BorrowedFd<'_>, mode: u32) -> Result<OwnedFd, FsError> {
     let narrow = Mode::from_raw_mode(mode & 0o600);
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-    let file = match rustix::fs::openat(directory, c".", flags, narrow) {
-        // What kernels answer whose file system has none: open(2), and EISDIR from those before 3.11.
-        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => return create_unlinked(directory, mode),
-        result => result.map_err(FsError::on("create anonymous file", "."))?,
-    };
+    let file = rustix::fs::openat(directory, c".", flags, narrow).map_err(FsError::on("create anonymous file", "."))?;
     set_mode(file.as_fd(), mode, narrow).map_err(FsError::on("set mode of anonymous file", "."))?;
     Ok(file)
 }

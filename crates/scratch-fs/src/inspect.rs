@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use scratch_lease::LeaseId;
 
 use crate::files::{names, read_small};
+use crate::foreign::ForeignBook;
 use crate::gone::GoneName;
 use crate::marker::Marker;
 use crate::pool::{FoundRecord, name_of};
@@ -24,6 +25,7 @@ const OWN: &[&[u8]] = &[
     b"boot.new",
     b"debts",
     b"debts.new",
+    b"foreign",
     b"gone",
     b"leases",
     b"new",
@@ -48,13 +50,14 @@ impl Pool {
     /// Of stat(2), but for a path that is not there.
     pub fn misplaced(&self) -> Result<Vec<Misplaced>, FsError> {
         let inside = self.path.join(".scratch");
-        let held: [(PathBuf, BorrowedFd<'_>); 7] = [
+        let held: [(PathBuf, BorrowedFd<'_>); 8] = [
             (self.path.clone(), self.root.as_fd()),
             (inside.clone(), self.scratch.as_fd()),
             (inside.join("leases"), self.records.as_fd()),
             (inside.join("new"), self.new.as_fd()),
             (inside.join("trash"), self.trash.directory()),
             (inside.join("gone"), self.gone.directory()),
+            (inside.join("foreign"), self.foreign.directory()),
             (inside.join("lock"), self.lock.as_fd()),
         ];
         let mut misplaced = Vec::new();
@@ -105,6 +108,7 @@ impl Pool {
         add(self.records.as_fd(), &leases, &is_lease)?;
         add(self.trash.directory(), &trash, &|name| TrashName::parse(name).is_some())?;
         add(self.gone.directory(), &inside.join("gone"), &|name| GoneName::parse(name).is_some())?;
+        add(self.foreign.directory(), &inside.join("foreign"), &ForeignBook::knows)?;
         Ok(strays)
     }
 

@@ -12,6 +12,7 @@ mod discover;
 mod end;
 mod error;
 mod files;
+mod foreign;
 #[doc(hidden)]
 pub mod fuzz;
 mod gone;
@@ -39,12 +40,14 @@ pub use backend::{Backend, Firmness};
 pub use beneath::{open_directory_beneath, split_area_path};
 pub use blocker::Blocker;
 pub use create::{
-    clear_umask, create_anonymous, create_directory, create_file, create_memory, open_directory, reopen_own,
+    clear_umask, create_anonymous, create_directory, create_file, create_memory, create_nameless, open_directory,
+    reopen_own,
 };
 pub use debts::{DebtBook, DebtEntry};
 pub use discover::{first_usable_directory, temporary_directory_candidates};
 pub use end::{Ended, Place};
 pub use error::FsError;
+pub use foreign::{ForeignBook, ForeignEntry, ForeignLeft, FoundForeign, FoundParent, MadeForeign, Node, Unmade};
 pub use gone::{Gone, GoneName};
 pub use inspect::{Misplaced, TamperWatches, is_below};
 pub use list::{Entry, list};

@@ -23,7 +23,7 @@ use crate::ladder::{Identity, identity};
 use crate::persist::clear::clear;
 use crate::persist::draft::Draft;
 use crate::persist::project::Leaving;
-use crate::persist::rename::rename;
+pub(crate) use crate::persist::rename::rename;
 
 /// What becomes of what stands under the new name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

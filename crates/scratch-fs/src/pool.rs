@@ -18,6 +18,7 @@ use crate::backend::{Backend, Firmness};
 use crate::create::open_directory;
 use crate::end::Place;
 use crate::files::{WRITE_NEW, names, read_small, replace, write_all};
+use crate::foreign::ForeignBook;
 use crate::gone::Gone;
 use crate::marker::{FORMAT, Marker, MarkerError};
 use crate::memory::Memory;
@@ -40,6 +41,7 @@ pub struct Pool {
     pub(crate) quotas: Quotas,
     /// Subvolumes that are gone and may still have a quota.
     pub(crate) stale: Mutex<Vec<u64>>,
+    pub(crate) foreign: ForeignBook,
     uuid: String,
     backend: Backend,
     /// Of a pool whose leases are in memory.
@@ -104,6 +106,7 @@ impl Pool {
             Backend::Btrfs => Quotas::of_subvolumes(root.as_fd()),
             Backend::Dir | Backend::Tmpfs => Quotas::None,
         };
+        let foreign = ForeignBook::open(scratch.as_fd(), &inside.join("foreign"))?;
         let marker = match marker {
             Some(marker) => marker,
             None => write_marker(&root, &scratch, &path)?,
@@ -116,6 +119,7 @@ impl Pool {
             new,
             trash,
             gone,
+            foreign,
             quotas,
             stale: Mutex::default(),
             uuid: marker.uuid,
@@ -128,6 +132,11 @@ impl Pool {
     /// The root's canonical path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Areas in directories that clients named.
+    pub fn foreign(&self) -> &ForeignBook {
+        &self.foreign
     }
 
     /// What tells this pool from all others.

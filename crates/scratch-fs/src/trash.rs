@@ -87,6 +87,17 @@ impl Trash {
         Ok(trash)
     }
 
+    /// A held directory that is to be emptied, as a trash of its own: what is in it is renamed within it.
+    ///
+    /// # Errors
+    /// Of openat(2) and getdents64(2).
+    pub(crate) fn within(directory: OwnedFd, shown: &Path) -> Result<Self, Errno> {
+        let trash = Self { directory, shown: shown.to_owned(), next: AtomicU64::new(0) };
+        let after = trash.list()?.iter().map(|last| last.number.saturating_add(1)).max().unwrap_or(0);
+        trash.next.store(after, Ordering::Relaxed);
+        Ok(trash)
+    }
+
     /// What waits, oldest first. Names that do not parse are nobody's to remove, and left out.
     ///
     /// # Errors

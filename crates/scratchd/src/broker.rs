@@ -19,6 +19,7 @@ use crate::debt::{Debt, Subject};
 use crate::drain::Drain;
 use crate::ended::Ended;
 use crate::events::{Locked, Watchers};
+use crate::foreign::Foreign;
 use crate::grpc::Streams;
 use crate::keep::Measures;
 use crate::load::Loads;
@@ -50,6 +51,7 @@ pub(crate) struct Broker {
     pub(crate) cgroups: KnownCgroups,
     pub(crate) reaper: Reaper,
     pub(crate) side: Side,
+    pub(crate) foreign: Foreign,
     pub(crate) channels: OnceLock<Channels>,
     /// What each tenant has under way on the handle channel.
     pub(crate) loads: Arc<Loads>,
@@ -141,6 +143,7 @@ impl Broker {
             cgroups: KnownCgroups::default(),
             reaper: Reaper::default(),
             side: Side::start()?,
+            foreign: Foreign::default(),
             channels: OnceLock::new(),
             loads: Arc::default(),
             state: Mutex::new(State {
@@ -255,11 +258,12 @@ impl Broker {
     }
 
     /// Ends a lease that the table has decided to end. What can't be moved out of sight becomes debt.
-    pub(crate) fn end(&self, id: LeaseId, reason: Reason, when_freed: Option<WhenFreed>) {
+    pub(crate) fn end(self: &Arc<Self>, id: LeaseId, reason: Reason, when_freed: Option<WhenFreed>) {
         tracing::info!(lease = %id, reason = reason.code(), "lease ends: {reason}");
         if let Some(lease) = self.lock().table.lease(id).filter(|lease| lease.state() == LeaseState::Ending) {
             self.ended.note(lease, reason);
         }
+        self.end_foreign_of(id);
         // Who waits for it to be freed wants it freed.
         if when_freed.is_none() && self.put_aside(id) {
             return;

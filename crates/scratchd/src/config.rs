@@ -1,11 +1,15 @@
 //! The configuration file: TOML, unknown keys refused, every key but the pool with a default.
 
+mod foreign;
+
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer, de};
+
+pub(crate) use foreign::ForeignConfig;
 
 use crate::rules::RuleConfig;
 
@@ -46,6 +50,9 @@ pub struct Config {
     /// How limits are looked after that nothing enforces.
     #[serde(default)]
     pub meter: MeterConfig,
+    /// Areas in directories that clients pass.
+    #[serde(default)]
+    pub foreign: ForeignConfig,
 }
 
 /// The meter.
@@ -421,6 +428,7 @@ impl Config {
             confine: ConfineConfig::default(),
             handles: HandlesConfig::default(),
             meter: MeterConfig::default(),
+            foreign: ForeignConfig::default(),
         }
     }
 
@@ -458,6 +466,9 @@ impl Config {
         }
         if self.meter.interval < METER_INTERVAL_MIN {
             return Some("meter.interval is shorter than 100ms; make it longer".to_owned());
+        }
+        if self.foreign.threads == 0 {
+            return Some("foreign.threads is 0; with foreign.directories = 0 nothing is made there".to_owned());
         }
         let all_limits = self.rule.iter().map(|rule| &rule.held_to).chain([&self.limits]);
         self.rule.iter().find_map(|rule| rule.nonsense(self)).or_else(|| all_limits.into_iter().find_map(nonsense_of))

@@ -104,7 +104,7 @@ impl Broker {
             place: plan.place.filter(|_| matches!(plan.kind, AreaKind::File | AreaKind::Directory)),
         };
         for one in made {
-            creation.response.areas.push(v1::Created { name: one.name, fd: one.handle.is_some() });
+            creation.response.areas.push(v1::Created { name: one.name, fd: one.handle.is_some(), id: Vec::new() });
             creation.handles.extend(one.handle);
         }
         if client.own_lease == Some(lease) {

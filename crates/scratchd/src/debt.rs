@@ -30,6 +30,8 @@ pub(crate) enum Subject {
     /// A directory whose record is torn, missing or another's: whether it is dead is unknown, so it is kept. Never tried
     /// again by itself.
     Record(LeaseId),
+    /// An area of a lease, by its number, in a directory that a client passed.
+    Foreign(LeaseId, u32),
 }
 
 /// One debt.
@@ -72,6 +74,7 @@ impl Subject {
             Self::Trash(PoolId(pool), name) => format!("trash-{pool}-{}", name.number),
             Self::Lease(lease) => format!("lease-{lease}"),
             Self::Record(lease) => format!("record-{lease}"),
+            Self::Foreign(lease, number) => format!("foreign-{lease}.{number}"),
         }
     }
 
@@ -79,7 +82,7 @@ impl Subject {
     pub(crate) fn key(&self) -> String {
         match self {
             Self::Trash(PoolId(pool), name) => format!("{pool}/{name}"),
-            Self::Lease(_) | Self::Record(_) => self.id(),
+            Self::Lease(_) | Self::Record(_) | Self::Foreign(..) => self.id(),
         }
     }
 
@@ -95,7 +98,7 @@ impl Subject {
     fn name(&self) -> String {
         match self {
             Self::Trash(_, name) => name.to_string(),
-            Self::Lease(_) | Self::Record(_) => self.id(),
+            Self::Lease(_) | Self::Record(_) | Self::Foreign(..) => self.id(),
         }
     }
 
@@ -103,6 +106,10 @@ impl Subject {
         match name.split_once('-') {
             Some(("lease", lease)) => lease.parse().ok().map(Self::Lease),
             Some(("record", lease)) => lease.parse().ok().map(Self::Record),
+            Some(("foreign", area)) => {
+                let (lease, number) = area.split_once('.')?;
+                Some(Self::Foreign(lease.parse().ok()?, number.parse().ok()?))
+            }
             _ => TrashName::parse(name.as_bytes()).map(|name| Self::Trash(pool, name)),
         }
     }
@@ -113,7 +120,7 @@ impl Debt {
     pub(crate) fn new(subject: Subject, (pool, tenant): (PoolId, u32), path: PathBuf, blocker: &str) -> Self {
         let lease = match subject {
             Subject::Trash(_, name) => name.lease,
-            Subject::Lease(lease) | Subject::Record(lease) => lease,
+            Subject::Lease(lease) | Subject::Record(lease) | Subject::Foreign(lease, _) => lease,
         };
         Self {
             subject,

@@ -56,7 +56,8 @@ pub(crate) fn may_ask(broker: &Broker, client: &Client, op: &Op) -> Result<(), R
     Err(RequestError::Delegated(refused))
 }
 
-fn is_foreign(create: &v1::CreateRequest) -> bool {
+/// Whether an area is to be made in a directory that rides along.
+pub(crate) fn is_foreign(create: &v1::CreateRequest) -> bool {
     matches!(create.r#where.as_ref().and_then(|place| place.kind.as_ref()), Some(r#where::Kind::Foreign(_)))
 }
 

@@ -18,6 +18,7 @@ mod detach;
 mod drain;
 mod ended;
 mod events;
+mod foreign;
 #[doc(hidden)]
 pub mod fuzz;
 mod grant;

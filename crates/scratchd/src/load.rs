@@ -29,6 +29,7 @@ pub(crate) struct Load {
     outgoing: Mutex<Vec<Weak<Outgoing>>>,
     calls: AtomicUsize,
     persists: AtomicUsize,
+    foreign: AtomicUsize,
     watches: AtomicUsize,
     slow: Arc<Semaphore>,
     records: Arc<Semaphore>,
@@ -46,6 +47,7 @@ impl Default for Load {
             outgoing: Mutex::default(),
             calls: AtomicUsize::new(0),
             persists: AtomicUsize::new(0),
+            foreign: AtomicUsize::new(0),
             watches: AtomicUsize::new(0),
             slow: Arc::new(Semaphore::new(SLOW_MAX)),
             records: Arc::new(Semaphore::new(RECORDS_MAX)),
@@ -200,6 +202,11 @@ impl Outgoing {
     /// One Persist more of this tenant, if it may.
     pub(crate) fn persist(&self, limit: usize) -> Option<Counted> {
         self.load.count_up_to(|load| &load.persists, limit)
+    }
+
+    /// One Create more in a directory of this tenant's own, if it may.
+    pub(crate) fn foreign(&self, limit: usize) -> Option<Counted> {
+        self.load.count_up_to(|load| &load.foreign, limit)
     }
 
     /// One Watch more of this tenant, if it may.

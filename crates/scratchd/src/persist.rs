@@ -53,8 +53,16 @@ impl Broker {
         if !request.fd {
             return Err(RequestError::Request("Persist needs the directory's descriptor; set fd"));
         }
-        if self.has_number(lease, &request.area) {
-            return Err(RequestError::Kind("an area without a name can't be persisted; link its descriptor instead"));
+        match self.kind_of_number(lease, &request.area) {
+            None => {}
+            Some(AreaKind::File | AreaKind::Directory) => {
+                return Err(RequestError::Kind("an area in a directory of your own is yours when you rename it"));
+            }
+            Some(AreaKind::Anonymous | AreaKind::Memory) => {
+                return Err(RequestError::Kind(
+                    "an area without a name can't be persisted; link its descriptor instead",
+                ));
+            }
         }
         let (parent, name) = split_area_path(&request.area)?;
         let counted = client.outgoing.persist(UNDER_WAY_MAX);
@@ -76,10 +84,9 @@ impl Broker {
         })
     }
 
-    fn has_number(&self, lease: LeaseId, area: &[u8]) -> bool {
-        let Some(number) = area_number(area) else { return false };
-        let state = self.lock();
-        state.table.lease(lease).is_some_and(|lease| lease.area_kind(&AreaKey::Number(number)).is_some())
+    fn kind_of_number(&self, lease: LeaseId, area: &[u8]) -> Option<AreaKind> {
+        let number = area_number(area)?;
+        self.lock().table.lease(lease)?.area_kind(&AreaKey::Number(number))
     }
 
     /// Carries it out, on the thread of this Persist alone: it may block for ever.

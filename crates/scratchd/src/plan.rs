@@ -100,7 +100,8 @@ fn place(road: Road, request: &v1::CreateRequest) -> Result<Option<CString>, Req
     match request.r#where.as_ref().and_then(|place| place.kind.as_ref()) {
         None => Ok(None),
         Some(Kind::Foreign(_)) if road == Road::Grpc => Err(RequestError::NeedsChannel(FOREIGN)),
-        Some(Kind::Foreign(_)) => Err(RequestError::Unimplemented(FOREIGN)),
+        // Opened where it may take its time.
+        Some(Kind::Foreign(_)) => Ok(None),
         Some(Kind::Directory(path)) => {
             split_area_path(path)?;
             Ok(Some(CString::new(path.as_slice()).map_err(|_| scratch_fs::NameError::Nul)?))

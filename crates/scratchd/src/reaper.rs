@@ -1,5 +1,7 @@
 //! The reaper: threads that free ended trees, and retry what is owed. Waits on: new trash, the time of the next retry.
 
+mod foreign;
+
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -12,6 +14,7 @@ use crate::broker::{Broker, Dead};
 use crate::cgroup::KnownCgroup;
 use crate::clock;
 use crate::debt::{Debt, Debts, Subject};
+use crate::reaper::foreign::{Apart, Gather};
 use crate::turns::Turns;
 
 /// How long a thread waits for more before it begins with a few trees that nobody waits for.
@@ -62,6 +65,8 @@ struct Queue {
     next_look: BootTime,
     /// Trees that are removed where they are, in a subvolume.
     in_place: HashMap<Subject, Arc<Trash>>,
+    /// Of areas in clients' directories.
+    apart: Apart,
     /// A thread looks again by itself in a moment.
     lingering: bool,
 }
@@ -276,7 +281,7 @@ impl Reaper {
         let queue = self.lock();
         let wanted = |subject: &&Subject| match subject {
             Subject::Trash(_, tree) => tenant.is_none_or(|tenant| tenant == tree.tenant),
-            Subject::Lease(_) | Subject::Record(_) => false,
+            Subject::Lease(_) | Subject::Record(_) | Subject::Foreign(..) => false,
         };
         queue.waiting.iter().chain(&queue.working).filter(wanted).count()
     }
@@ -304,7 +309,7 @@ impl Reaper {
     /// Whether nothing is being freed or about to be; what is owed does not count.
     pub(crate) fn is_done(&self) -> bool {
         let queue = self.lock();
-        queue.waiting.is_empty() && queue.working.is_empty()
+        queue.waiting.is_empty() && queue.working.iter().all(|subject| queue.apart.is_late(subject))
     }
 
     /// Tries all debts now, or with `foreign` those that wait for an admin's word, which this is; `when_tried` gets the ids
@@ -318,20 +323,9 @@ impl Reaper {
             when_tried(Vec::new());
             return 0;
         }
-        let gather = Arc::new(Mutex::new((due.len(), Vec::new(), Some(when_tried))));
+        let gather = Gather::new(due.len(), Vec::new(), when_tried);
         for subject in &due {
-            let gather = Arc::clone(&gather);
-            let one_is_over: WhenFreed = Box::new(move |left| {
-                let mut all = gather.lock().expect("a thread that panics ends the process");
-                all.0 -= 1;
-                all.1.extend(left);
-                if all.0 == 0
-                    && let Some(when_tried) = all.2.take()
-                {
-                    when_tried(std::mem::take(&mut all.1));
-                }
-            });
-            queue.when_freed.entry(*subject).or_default().push(one_is_over);
+            queue.when_freed.entry(*subject).or_default().push(gather.one());
             queue.try_again(*subject);
             if foreign {
                 queue.foreign.insert(*subject);
@@ -413,7 +407,7 @@ impl Reaper {
     }
 
     /// One try is over: `owed` is what remains.
-    fn done(&self, subject: Subject, owed: Vec<Debt>) {
+    pub(crate) fn done(&self, subject: Subject, owed: Vec<Debt>) {
         let ids: Vec<_> = owed.iter().map(|debt| debt.subject.id()).collect();
         let mut queue = self.lock();
         queue.working.remove(&subject);
@@ -424,7 +418,8 @@ impl Reaper {
         for debt in owed {
             queue.debts.owe(debt, now);
         }
-        let waiters = queue.when_freed.remove(&subject).unwrap_or_default();
+        let mut waiters = queue.apart.over(&subject);
+        waiters.extend(queue.when_freed.remove(&subject).unwrap_or_default());
         drop(queue);
         for when_freed in waiters {
             when_freed(ids.clone());
@@ -452,7 +447,9 @@ impl Queue {
         self.again.insert(subject);
         let tenant = match subject {
             Subject::Trash(_, tree) => tree.tenant,
-            Subject::Lease(_) | Subject::Record(_) => self.debts.get(&subject).map_or(0, |debt| debt.tenant),
+            Subject::Lease(_) | Subject::Record(_) | Subject::Foreign(..) => {
+                self.debts.get(&subject).map_or(0, |debt| debt.tenant)
+            }
         };
         self.waiting.push(tenant, subject);
     }
@@ -475,7 +472,7 @@ impl Queue {
 
 impl Broker {
     /// One reaper thread's life.
-    pub(crate) fn reap(&self) -> ! {
+    pub(crate) fn reap(self: &Arc<Self>) -> ! {
         loop {
             match self.reaper.next() {
                 Task::Try { subject, alone, foreign } => self.try_once(subject, alone, foreign),
@@ -492,7 +489,7 @@ impl Broker {
         }
     }
 
-    fn try_once(&self, subject: Subject, alone: bool, foreign: bool) {
+    fn try_once(self: &Arc<Self>, subject: Subject, alone: bool, foreign: bool) {
         let owed = match subject {
             // A second worker is of use only while no other tree waits for its thread.
             Subject::Trash(pool, tree) => {
@@ -509,6 +506,8 @@ impl Broker {
                 let debt = self.reaper.debt(&subject);
                 debt.filter(|debt| !self.is_settled(debt.pool, lease)).into_iter().collect()
             }
+            // On a thread of its tenant, which says itself what came of it.
+            Subject::Foreign(..) => return self.try_foreign(subject),
         };
         for debt in &owed {
             tracing::warn!(path = %debt.path.display(), blocker = %debt.blocker, "not removed, will be tried again");

@@ -84,6 +84,15 @@ pub(crate) enum RequestError {
     LimitWatches { limit: usize },
     #[error("{limit} areas of this tenant are being persisted; send it again when one is done")]
     LimitPersists { limit: usize },
+    #[error("this tenant has {limit} {what}; release some, wait for some, or raise the limit in [foreign]")]
+    LimitForeign { what: &'static str, limit: usize },
+    #[error(
+        "the directory has not answered within {}; what is made there yet is taken away again",
+        humantime::format_duration(*.0)
+    )]
+    ForeignTimeout(std::time::Duration),
+    #[error("{0:?} exists in the directory that was passed; propose another name")]
+    NameForeign(PathBuf),
     #[error("{0} needs a descriptor, which gRPC can't carry; ask for it on the handle channel")]
     NeedsChannel(&'static str),
     #[error("no such ticket: it is unknown, was claimed before, or is older than 30 s; make the areas anew")]
@@ -136,7 +145,7 @@ impl RequestError {
         match self {
             Self::Refused(refusal) => refusal_code_and_reason(refusal),
             Self::Name(_) => (Code::InvalidArgument, "NAME_INVALID"),
-            Self::NameExists(_) | Self::NameTaken(_) => (Code::AlreadyExists, "NAME_EXISTS"),
+            Self::NameExists(_) | Self::NameTaken(_) | Self::NameForeign(_) => (Code::AlreadyExists, "NAME_EXISTS"),
             Self::BatchSize(_) => (Code::InvalidArgument, "BATCH_SIZE"),
             Self::RandomChars(_) => (Code::InvalidArgument, "RANDOM_CHARS"),
             Self::Mode(_) => (Code::InvalidArgument, "MODE_INVALID"),
@@ -162,6 +171,8 @@ impl RequestError {
             Self::LimitCalls { .. } => (Code::ResourceExhausted, "LIMIT_CALLS"),
             Self::LimitTickets { .. } => (Code::ResourceExhausted, "LIMIT_TICKETS"),
             Self::LimitPersists { .. } => (Code::ResourceExhausted, "LIMIT_PERSISTS"),
+            Self::LimitForeign { .. } => (Code::ResourceExhausted, "LIMIT_FOREIGN"),
+            Self::ForeignTimeout(_) => (Code::DeadlineExceeded, "FOREIGN_TIMEOUT"),
             Self::LimitWatches { .. } => (Code::ResourceExhausted, "LIMIT_WATCHES"),
             Self::Compacted => (Code::Aborted, "COMPACTED"),
             Self::SlowReader => (Code::Aborted, "SLOW_READER"),
@@ -189,7 +200,7 @@ impl RequestError {
             Self::FileSystem(error) => {
                 vec![("errno", errno_name(error.errno)), ("path", shortened(percent(error.path.as_os_str())))]
             }
-            Self::NameExists(path) | Self::NameTaken(path) => {
+            Self::NameExists(path) | Self::NameTaken(path) | Self::NameForeign(path) => {
                 vec![("errno", "EEXIST".to_owned()), ("path", shortened(percent(path.as_os_str())))]
             }
             Self::Refused(refusal) => {
@@ -211,6 +222,7 @@ impl RequestError {
             | Self::LimitCalls { limit }
             | Self::LimitTickets { limit }
             | Self::LimitWatches { limit }
+            | Self::LimitForeign { limit, .. }
             | Self::LimitPersists { limit } => vec![("limit", limit.to_string())],
             Self::PoolFull { percent, resource, .. } => {
                 vec![("limit", format!("{percent}%")), ("resource", (*resource).to_owned())]

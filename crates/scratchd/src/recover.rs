@@ -93,7 +93,10 @@ impl Broker {
         let (mut start, mut recovered) = (start, Recovered::default());
         let mut grounds = Vec::new();
         let mut found = Vec::new();
+        self.know_boot(&boot.id);
+        let mut foreign = Vec::new();
         for (pool, last) in self.pools.iter().zip(last) {
+            foreign.extend(pool.disk.foreign().entries()?.into_iter().map(|found| (pool.id, found)));
             let same_boot = last.as_ref().is_none_or(|last| last.id == boot.id);
             let (ground, records) = self.survey(pool, same_boot, boot)?;
             recovered.trash += ground.trees.len();
@@ -108,6 +111,7 @@ impl Broker {
         for ground in &mut grounds {
             std::mem::take(&mut ground.gone).into_values().for_each(|name| self.discard(ground.pool.id, name, None));
         }
+        self.recover_foreign(foreign);
         self.side.close(start.survived.descriptors.into_values().collect());
         self.end_forgotten_memories();
         self.pools.iter().try_for_each(|pool| pool.disk.set_boot(boot))?;

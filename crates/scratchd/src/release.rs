@@ -26,6 +26,8 @@ pub(crate) enum Released {
     Nothing,
     /// A file, or the charge of an anonymous area: gone at once.
     Gone,
+    /// An area in a client's directory, which is to be ended.
+    Foreign(LeaseId, u32),
     /// A tree, out of sight and on its way.
     Trashed(PoolId, TrashName),
 }
@@ -40,9 +42,12 @@ impl Broker {
         if let Some(number) = area_number(&request.area) {
             let mut state = self.lock();
             state.table.in_place(lease, client.peer.caller)?;
-            if state.table.remove_area(lease, &AreaKey::Number(number)).is_some() {
+            if let Some(kind) = state.table.remove_area(lease, &AreaKey::Number(number)) {
                 state.table.at(clock::now()).released(lease);
-                return Ok(Released::Gone);
+                return Ok(match kind {
+                    AreaKind::File | AreaKind::Directory => Released::Foreign(lease, number),
+                    AreaKind::Anonymous | AreaKind::Memory => Released::Gone,
+                });
             }
             // A client may have made a file of that name by itself.
         }
@@ -129,7 +134,8 @@ impl Broker {
         }
     }
 
-    /// Ends a lease now. `when_freed` is called when every name under it is unlinked, or with what became debt.
+    /// Ends a lease now. `when_freed` is called when every name under it is unlinked, or with what became debt. Returns what
+    /// ends: of their areas in clients' directories some may be on their way.
     ///
     /// # Errors
     /// LEASE_UNKNOWN.
@@ -138,17 +144,18 @@ impl Broker {
         caller: Caller,
         lease: LeaseId,
         when_freed: Option<WhenFreed>,
-    ) -> Result<(), RequestError> {
-        let due = {
+    ) -> Result<Vec<LeaseId>, RequestError> {
+        let (due, ended) = {
             let mut state = self.lock();
             // Who waits for it to be freed means one that could be brought back, too.
             if when_freed.is_none() || !state.table.free_gone(lease, caller) {
                 state.table.revoke(lease, caller)?;
             }
             // Nothing else that is due by time may end here: only what was read up to now counts for that.
-            state.table.due(BootTime(self.decided_until()))
+            let ended = state.table.subtree(lease);
+            (state.table.due(BootTime(self.decided_until())), ended)
         };
-        let mut when_freed = when_freed;
+        let mut when_freed = when_freed.map(|then| self.with_foreign(ended.clone(), then));
         for one in due {
             match one {
                 Due::End { id, reason } if id == lease => self.end(id, reason, when_freed.take()),
@@ -170,7 +177,21 @@ impl Broker {
             }
         }
         self.settle();
-        Ok(())
+        Ok(ended)
+    }
+
+    /// Waits for these leases' areas in clients' directories, too.
+    fn with_foreign(self: &Arc<Self>, leases: Vec<LeaseId>, then: WhenFreed) -> WhenFreed {
+        let broker = Arc::clone(self);
+        Box::new(move |mut debt| {
+            let all = Box::new(move |more| {
+                debt.extend(more);
+                debt.sort_unstable();
+                debt.dedup();
+                then(debt);
+            });
+            broker.reaper.when_foreign(&leases, true, all);
+        })
     }
 
     /// What ends with a lease, each before its parent.

@@ -13,7 +13,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 
 use crate::broker::Broker;
-use crate::config::{Config, HandlesConfig, LimitsConfig, MeterConfig};
+use crate::config::{Config, ForeignConfig, HandlesConfig, LimitsConfig, MeterConfig};
 use crate::peer::{Identity, Overflow};
 use crate::rules::{Rule, RuleConfig};
 use crate::start::StartError;
@@ -24,6 +24,7 @@ pub(crate) struct Settings {
     pub(crate) limits: LimitsConfig,
     pub(crate) grace: Duration,
     pub(crate) meter: MeterConfig,
+    pub(crate) foreign: ForeignConfig,
     pub(crate) admin_group: Option<u32>,
     pub(crate) rules: Vec<Rule>,
     /// What an id stands for that has none in this user name space.
@@ -58,6 +59,7 @@ impl Settings {
             overflow: Overflow::look(),
             handles: config.handles,
             meter: config.meter.clone(),
+            foreign: config.foreign.clone(),
         })
     }
 

@@ -1,9 +1,10 @@
-//! Makes the file or directory, in the lease's directory or below it, and nowhere else.
+//! Makes the file or directory: in the lease's directory or below it by itself, anywhere else through the broker, which
+//! takes it away again.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -12,7 +13,6 @@ use scratch_fs::{FsError, NamePattern, Naming};
 
 use super::template::{Place, Plan};
 use crate::failure::Failure;
-use crate::surrounding::lease_id;
 
 /// What was made. Dropped, it is removed, but below the lease's directory: that goes with the lease.
 #[derive(Debug)]
@@ -40,42 +40,52 @@ impl Made {
     }
 }
 
-/// Refuses what can't be in any lease, before one is granted.
-pub(super) fn refuse_outside(place: &Place) -> Result<(), Failure> {
-    let Place::Named(directory) = place else { return Ok(()) };
-    let real = real_path(directory)?;
-    let names_lease = |component: Component<'_>| lease_id(component.as_os_str()).is_some();
-    if real.components().any(names_lease) { Ok(()) } else { Err(Failure::Outside(directory.clone())) }
+/// Refuses what is not there, before a lease is granted.
+pub(super) fn look(place: &Place) -> Result<(), Failure> {
+    match place {
+        Place::Named(directory) => real_path(directory).map(drop),
+        Place::Lease(_) => Ok(()),
+    }
 }
 
 /// Makes it.
 pub(super) fn make(lease: &Lease, plan: &Plan, is_directory: bool) -> Result<Made, Failure> {
     let root = lease.path().ok_or(Failure::NoDirectory)?;
     let relative = match &plan.place {
-        Place::Lease(relative) if relative.as_os_str().is_empty() => PathBuf::new(),
+        Place::Lease(relative) if relative.as_os_str().is_empty() => Some(PathBuf::new()),
         Place::Lease(relative) => below(root, &root.join(relative))?,
         Place::Named(directory) => below(root, directory)?,
     };
-    if !relative.as_os_str().is_empty() {
-        return Ok(Made::Below(make_below(root, &relative, plan, is_directory)?));
-    }
     let options = AreaOptions {
         prefix: plan.prefix.clone(),
         suffix: plan.suffix.clone(),
         random_chars: plan.random_chars,
         ..AreaOptions::default()
     };
+    Ok(match (relative, &plan.place) {
+        (Some(relative), _) if !relative.as_os_str().is_empty() => {
+            Made::Below(make_below(root, &relative, plan, is_directory)?)
+        }
+        (None, Place::Lease(place)) => make_elsewhere(lease, &root.join(place), &options, is_directory)?,
+        (None, Place::Named(place)) => make_elsewhere(lease, place, &options, is_directory)?,
+        (Some(_), _) if is_directory => Made::Directory(lease.directory(&options)?),
+        (Some(_), _) => Made::File(lease.file(&options)?),
+    })
+}
+
+/// Anywhere else; the path must lead there from everywhere.
+fn make_elsewhere(lease: &Lease, place: &Path, options: &AreaOptions, is_directory: bool) -> Result<Made, Failure> {
+    let place = std::path::absolute(place)?;
     Ok(match is_directory {
-        true => Made::Directory(lease.directory(&options)?),
-        false => Made::File(lease.file(&options)?),
+        true => Made::Directory(lease.directory_in(place, options)?),
+        false => Made::File(lease.file_in(place, options)?),
     })
 }
 
 /// The way from the lease's directory to this one, if it leads down.
-fn below(root: &Path, directory: &Path) -> Result<PathBuf, Failure> {
+fn below(root: &Path, directory: &Path) -> Result<Option<PathBuf>, Failure> {
     let real = real_path(directory)?;
-    let relative = real.strip_prefix(real_path(root)?).map(Path::to_owned);
-    relative.map_err(|_| Failure::Outside(directory.to_owned()))
+    Ok(real.strip_prefix(real_path(root)?).map(Path::to_owned).ok())
 }
 
 fn real_path(directory: &Path) -> Result<PathBuf, Failure> {

@@ -35,7 +35,7 @@ pub(super) struct Plan {
 pub(super) enum Place {
     /// The lease's, or one below it.
     Lease(PathBuf),
-    /// One that has to be the lease's or below it.
+    /// This one, wherever it is.
     Named(PathBuf),
 }
 

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use scratch_proto::v1::Kind;
+
 use super::{Blocking, Directory, NamedFile, block};
 use crate::lease::Held;
 use crate::{AreaOptions, ClientError, Limits, Mount, holder};
@@ -153,6 +155,26 @@ impl Lease {
     /// As [`Lease::file`].
     pub fn directory(&self, options: &AreaOptions) -> Result<Directory, ClientError> {
         block(self.held.site().directory(options)).map(Directory::new)
+    }
+
+    /// Makes a named file in a directory outside of any lease, where this user may write, and opens it for reading and writing.
+    /// Dropping the guard removes it; the lease's end does in any case. Whoever renames it has it for good.
+    ///
+    /// # Errors
+    /// NAME_EXISTS for an exact name, what the kernel refuses this user, FOREIGN_TIMEOUT where the directory does not answer,
+    /// those of the connection.
+    pub fn file_in(&self, directory: impl AsRef<Path>, options: &AreaOptions) -> Result<NamedFile, ClientError> {
+        block(self.held.site().file_elsewhere(directory.as_ref(), options)).map(NamedFile::new)
+    }
+
+    /// Makes a directory in a directory outside of any lease, as [`Lease::file_in`]. Dropping the guard removes it with
+    /// everything in it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn directory_in(&self, directory: impl AsRef<Path>, options: &AreaOptions) -> Result<Directory, ClientError> {
+        let made = block(self.held.site().elsewhere(directory.as_ref(), Kind::Directory, options));
+        made.map(|(named, _)| Directory::new(named))
     }
 
     /// Makes a file without a name; it is gone with its last descriptor.

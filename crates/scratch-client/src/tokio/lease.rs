@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ::tokio::time::sleep;
+use scratch_proto::v1::Kind;
 
 use super::socket::Tokio;
 use super::{Directory, NamedFile};
@@ -175,6 +176,30 @@ impl Lease {
     /// As [`Lease::file`].
     pub async fn directory(&self, options: &AreaOptions) -> Result<Directory, ClientError> {
         self.held.site().directory(options).await.map(Directory::new)
+    }
+
+    /// Makes a named file in a directory outside of any lease, where this user may write, and opens it for reading and writing.
+    /// Dropping the guard removes it; the lease's end does in any case. Whoever renames it has it for good.
+    ///
+    /// # Errors
+    /// NAME_EXISTS for an exact name, what the kernel refuses this user, FOREIGN_TIMEOUT where the directory does not answer,
+    /// those of the connection.
+    pub async fn file_in(&self, directory: impl AsRef<Path>, options: &AreaOptions) -> Result<NamedFile, ClientError> {
+        self.held.site().file_elsewhere(directory.as_ref(), options).await.map(NamedFile::new)
+    }
+
+    /// Makes a directory in a directory outside of any lease, as [`Lease::file_in`]. Dropping the guard removes it with
+    /// everything in it.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn directory_in(
+        &self,
+        directory: impl AsRef<Path>,
+        options: &AreaOptions,
+    ) -> Result<Directory, ClientError> {
+        let made = self.held.site().elsewhere(directory.as_ref(), Kind::Directory, options).await;
+        made.map(|(named, _)| Directory::new(named))
     }
 
     /// Makes a file without a name; it is gone with its last descriptor.

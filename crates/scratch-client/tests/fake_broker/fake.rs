@@ -130,7 +130,7 @@ pub(crate) fn refused(reason: &str) -> Reply {
 pub(crate) fn created(create: &CreateRequest, names: Vec<Vec<u8>>) -> Act {
     let descriptors: Vec<OwnedFd> =
         names.iter().filter(|_| create.want_handle).map(|_| tempfile::tempfile().unwrap().into()).collect();
-    let areas = names.into_iter().map(|name| Created { name, fd: create.want_handle }).collect();
+    let areas = names.into_iter().map(|name| Created { name, fd: create.want_handle, ..Created::default() }).collect();
     Act::AnswerWith(Reply::Create(CreateResponse { areas, ..CreateResponse::default() }), descriptors)
 }
 

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::persist::Replace;
 
 /// Renames within one mount.
-pub(super) fn rename(
+pub(crate) fn rename(
     from: BorrowedFd<'_>,
     name: &CStr,
     to: BorrowedFd<'_>,

@@ -8,11 +8,13 @@ use scratch_proto::v1::{self, channel_request::Op, channel_response::Result as A
 
 use crate::broker::Broker;
 use crate::channel::connection::Connection;
-use crate::channel::{Mail, MailBox};
+use crate::channel::{LateReply, Mail, MailBox};
 use crate::client::Client;
 use crate::create::Creation;
-use crate::delegate::{Delegated, may_ask};
+use crate::delegate::{Delegated, is_foreign, may_ask};
+use crate::foreign::Made;
 use crate::holders::Asking;
+use crate::reaper::WhenFreed;
 use crate::reason::RequestError;
 use crate::release::Released;
 use crate::translate::{lease_id, wire_duration};
@@ -36,8 +38,12 @@ pub(crate) struct ReplyTo {
 
 impl ReplyTo {
     fn send(self, answer: Answer, handle: Option<OwnedFd>) {
+        self.send_or_undo(answer, handle, Vec::new());
+    }
+
+    fn send_or_undo(self, answer: Answer, handle: Option<OwnedFd>, undo: Vec<v1::ReleaseRequest>) {
         let response = v1::ChannelResponse { id: self.request, result: Some(answer) };
-        self.mail.send(Mail::Reply { connection: self.connection, response, handle });
+        self.mail.send(Mail::Reply(Box::new(LateReply { connection: self.connection, response, handle, undo })));
     }
 }
 
@@ -64,6 +70,9 @@ pub(crate) fn dispatch(
     }
     let descriptors = match op {
         Op::Grant(_) | Op::Attach(_) | Op::Persist(_) => descriptors,
+        Op::Create(request) if is_foreign(&request) => {
+            return create_foreign(broker, client, request, descriptors, reply_to);
+        }
         // Nothing else takes any in this version.
         _ => {
             broker.side.close(descriptors);
@@ -98,6 +107,24 @@ fn delegate(broker: &Arc<Broker>, client: &mut Client, request: v1::DelegateRequ
             let answer = v1::DelegateResponse { lease: lease.to_string(), fd: true };
             Outcome::Answer(Answer::Delegate(answer), vec![end])
         }
+        Err(error) => Outcome::Answer(refusal(&error, None), Vec::new()),
+    }
+}
+
+/// On one of the tenant's threads: the directory may never answer.
+fn create_foreign(
+    broker: &Arc<Broker>,
+    client: &mut Client,
+    request: v1::CreateRequest,
+    descriptors: Vec<OwnedFd>,
+    reply_to: ReplyTo,
+) -> Outcome {
+    let send = move |made: Made| match made {
+        Ok(made) => reply_to.send_or_undo(Answer::Create(made.response), made.handle, made.undo),
+        Err(error) => reply_to.send(refusal(&error, None), None),
+    };
+    match broker.create_foreign(client, request, descriptors, send) {
+        Ok(()) => Outcome::UnderWay,
         Err(error) => Outcome::Answer(refusal(&error, None), Vec::new()),
     }
 }
@@ -246,6 +273,16 @@ fn release(broker: &Arc<Broker>, client: &mut Client, request: &v1::ReleaseReque
         Err(error) => Outcome::Answer(refusal(&error, None), Vec::new()),
         Ok(Released::Nothing) => Outcome::Answer(reply(false, Vec::new()), Vec::new()),
         Ok(Released::Gone) => Outcome::Answer(reply(true, Vec::new()), Vec::new()),
+        Ok(Released::Foreign(lease, number)) => {
+            let waits = request.wait() == v1::Wait::Freed;
+            let then: WhenFreed = Box::new(move |debt| {
+                let freed = waits && debt.is_empty();
+                reply_to.send(Answer::Release(v1::ReleaseResponse { existed: true, freed, debt }), None);
+            });
+            let (when_aside, when_freed) = if waits { (None, Some(then)) } else { (Some(then), None) };
+            broker.end_foreign(lease, number, when_aside, when_freed);
+            Outcome::UnderWay
+        }
         Ok(Released::Trashed(pool, tree)) if request.wait() == v1::Wait::Freed => {
             broker.reaper.push(pool, tree, Some(Box::new(move |debt| reply_to.send(reply(true, debt), None))));
             Outcome::UnderWay
@@ -270,14 +307,20 @@ fn revoke(broker: &Arc<Broker>, client: &mut Client, request: &v1::RevokeRequest
         let (mail, connection, id) = (reply_to.mail.clone(), reply_to.connection, reply_to.request);
         let when_freed = Box::new(move |debt| reply_to.send(reply(debt), None));
         return match broker.revoke(caller, lease, Some(when_freed)) {
-            Ok(()) => Outcome::UnderWay,
+            Ok(_) => Outcome::UnderWay,
             Err(error) => {
                 ReplyTo { mail, connection, request: id }.send(refusal(&error, None), None);
                 Outcome::UnderWay
             }
         };
     }
-    let revoked = broker.revoke(caller, lease, None);
-    let done = Answer::Revoke(v1::RevokeResponse { freed: false, debt: Vec::new() });
-    Outcome::Answer(answer(revoked.map(|()| done)), Vec::new())
+    let done = |debt| Answer::Revoke(v1::RevokeResponse { freed: false, debt });
+    match broker.revoke(caller, lease, None) {
+        Err(error) => Outcome::Answer(refusal(&error, None), Vec::new()),
+        Ok(ended) if broker.reaper.has_foreign(&ended) => {
+            broker.reaper.when_foreign(&ended, false, Box::new(move |debt| reply_to.send(done(debt), None)));
+            Outcome::UnderWay
+        }
+        Ok(_) => Outcome::Answer(done(Vec::new()), Vec::new()),
+    }
 }

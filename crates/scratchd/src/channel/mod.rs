@@ -31,13 +31,22 @@ const THREADS_MAX: usize = 16;
 #[expect(clippy::large_enum_variant, reason = "letters are few at a time: a box would be an allocation for each")]
 pub(crate) enum Mail {
     /// The answer to a request that was worked on elsewhere.
-    Reply { connection: u64, response: v1::ChannelResponse, handle: Option<OwnedFd> },
+    Reply(Box<LateReply>),
     /// A connection whose client runs on this thread's CPU, or one that was delegated.
     Follow { token: u64, connection: Box<Connection> },
     /// Read all that is readable, then say so.
     ReadOn(Arc<ReadOn>),
     /// Stop reading, send what is owed, end.
     Stop,
+}
+
+/// The answer to a request that was worked on elsewhere.
+pub(crate) struct LateReply {
+    pub(crate) connection: u64,
+    pub(crate) response: v1::ChannelResponse,
+    pub(crate) handle: Option<OwnedFd>,
+    /// What to take away if it is never sent.
+    pub(crate) undo: Vec<v1::ReleaseRequest>,
 }
 
 /// Counts the threads that have read on; the last one acts.

@@ -17,7 +17,7 @@ use crate::broker::{Broker, FIRST_CONNECTION};
 use crate::channel::connection::{Connection, Sent, Told};
 use crate::channel::dispatch::refusal;
 use crate::channel::serve::of_broker;
-use crate::channel::{Mail, MailBox};
+use crate::channel::{LateReply, Mail, MailBox};
 use crate::client::{Client, Road};
 use crate::reason::RequestError;
 use crate::release::Released;
@@ -252,7 +252,7 @@ impl Thread {
     fn read_mail(&mut self) {
         for mail in self.mail.take() {
             match mail {
-                Mail::Reply { connection, response, handle } => self.late_reply(connection, &response, handle),
+                Mail::Reply(late) => self.late_reply(*late),
                 Mail::Follow { token, connection } => self.take_over(token, *connection),
                 Mail::ReadOn(read_on) => {
                     self.read_on();
@@ -289,13 +289,23 @@ impl Thread {
         }
     }
 
-    fn late_reply(&mut self, token: u64, response: &v1::ChannelResponse, handle: Option<OwnedFd>) {
+    fn late_reply(&mut self, late: LateReply) {
+        let LateReply { connection: token, mut response, handle, undo } = late;
         let Some(mut connection) = self.connections.remove(&token) else { return };
         connection.under_way.remove(&response.id);
-        if let Some(v1::channel_response::Result::Error(error)) = &response.result {
-            self.broker.note_refusal(connection.client.peer.identity.uid, &error.reason);
+        match &mut response.result {
+            Some(v1::channel_response::Result::Error(error)) => {
+                self.broker.note_refusal(connection.client.peer.identity.uid, &error.reason);
+            }
+            Some(v1::channel_response::Result::Create(created)) => {
+                // The first reply that is made in the connection's own lease tells of it.
+                let own = created.lease.take();
+                let own = own.and_then(|own| connection.client.untold.take_if(|untold| untold.id == own.id));
+                created.lease = own;
+            }
+            _ => {}
         }
-        let sent = connection.reply(response, handle.into_iter().collect(), Vec::new, &mut self.scratch);
+        let sent = connection.reply(&response, handle.into_iter().collect(), || undo, &mut self.scratch);
         self.go_on(token, connection, if sent == Sent::Closed { Go::Away } else { Go::On });
     }
 
@@ -379,6 +389,7 @@ impl Thread {
         self.blocked.remove(&token);
         for undo in connection.take_undo() {
             match self.broker.release(&mut connection.client, &undo) {
+                Ok(Released::Foreign(lease, number)) => self.broker.end_foreign(lease, number, None, None),
                 Ok(Released::Trashed(pool, tree)) => self.broker.reaper.push(pool, tree, None),
                 Ok(Released::Gone | Released::Nothing) => {}
                 Err(error) => tracing::debug!(%error, "could not undo, ignoring: it goes with its lease"),

@@ -33,6 +33,14 @@ impl Areas for Service {
         match released {
             Released::Nothing => reply(false, true, Vec::new()),
             Released::Gone => reply(true, true, Vec::new()),
+            Released::Foreign(lease, number) => {
+                let (then, wait) = freed(&self.0);
+                let waits = request.wait() == v1::Wait::Freed;
+                let (when_aside, when_freed) = if waits { (None, Some(then)) } else { (Some(then), None) };
+                self.0.end_foreign(lease, number, when_aside, when_freed);
+                let debt = wait.await?;
+                reply(true, waits && debt.is_empty(), debt)
+            }
             Released::Trashed(pool, tree) if request.wait() == v1::Wait::Freed => {
                 let (when_freed, wait) = freed(&self.0);
                 self.0.reaper.push(pool, tree, Some(when_freed));

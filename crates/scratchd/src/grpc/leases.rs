@@ -100,8 +100,10 @@ impl Leases for Service {
         let lease = lease_id(&request.lease).map_err(refused)?;
         shared.client().let_go(lease);
         if request.wait() != v1::Wait::Freed {
-            self.0.revoke(shared.caller(), lease, None).map_err(refused)?;
-            return Ok(Response::new(v1::RevokeResponse { freed: false, debt: Vec::new() }));
+            let ended = self.0.revoke(shared.caller(), lease, None).map_err(refused)?;
+            let (when_aside, wait) = freed(&self.0);
+            self.0.reaper.when_foreign(&ended, false, when_aside);
+            return Ok(Response::new(v1::RevokeResponse { freed: false, debt: wait.await? }));
         }
         let (when_freed, wait) = freed(&self.0);
         self.0.revoke(shared.caller(), lease, Some(when_freed)).map_err(refused)?;

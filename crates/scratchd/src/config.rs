@@ -1,8 +1,8 @@
 //! The configuration file: TOML, unknown keys refused, every key but the pool with a default.
 
 mod foreign;
+mod pool;
 
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,14 +10,12 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer, de};
 
 pub(crate) use foreign::ForeignConfig;
+pub use pool::{Backend, PoolConfig};
 
 use crate::rules::RuleConfig;
 
 /// It would be busy with nothing else.
 const METER_INTERVAL_MIN: Duration = Duration::from_millis(100);
-
-/// Bytes of a pool in memory that says nothing of them.
-const MEMORY_SIZE: u64 = 1 << 30;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
@@ -94,72 +92,6 @@ impl From<Consequence> for scratch_lease::Consequence {
     }
 }
 
-/// One pool.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PoolConfig {
-    /// What clients call it.
-    pub name: String,
-    /// Its directory, for the broker alone.
-    pub root: PathBuf,
-    /// How areas are stored.
-    #[serde(default)]
-    pub backend: Backend,
-    /// Bytes that it may promise to leases in all; absent: what its file system has, where that holds leases to limits;
-    /// of `tmpfs` 1 GiB of memory.
-    #[serde(default, deserialize_with = "some_size")]
-    pub size: Option<u64>,
-    /// Inodes that it may promise, likewise.
-    #[serde(default)]
-    pub inodes: Option<u64>,
-    /// Numbers of projects that backend `dir` may use for quotas, as in "1000000000-1000999999"; empty: none.
-    #[serde(default = "project_ids", deserialize_with = "numbers")]
-    pub project_ids: RangeInclusive<u32>,
-    /// How full it may be.
-    #[serde(default)]
-    pub high_water: HighWaterConfig,
-    /// Of `tmpfs`: bytes of a lease that asks for no limit.
-    #[serde(default = "lease_bytes", deserialize_with = "size")]
-    pub lease_bytes: u64,
-    /// Of `tmpfs`: inodes of a lease that asks for no limit.
-    #[serde(default = "lease_inodes")]
-    pub lease_inodes: u64,
-}
-
-impl PoolConfig {
-    /// Bytes that leases of a pool in memory may take in all.
-    pub(crate) fn memory(&self) -> u64 {
-        self.size.unwrap_or(MEMORY_SIZE)
-    }
-}
-
-/// How full a pool may be before nothing more is granted in it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct HighWaterConfig {
-    /// Percent of its bytes.
-    #[serde(deserialize_with = "percent")]
-    pub bytes: Option<u8>,
-    /// Percent of its inodes.
-    #[serde(deserialize_with = "percent")]
-    pub inodes: Option<u8>,
-    /// Whether leases that were granted as preemptible end then.
-    pub end_preemptible: bool,
-}
-
-/// High enough that nobody has chosen one of them by hand.
-fn project_ids() -> RangeInclusive<u32> {
-    1_000_000_000..=1_000_999_999
-}
-
-fn lease_bytes() -> u64 {
-    64 << 20
-}
-
-fn lease_inodes() -> u64 {
-    4096
-}
-
 /// Handles of directories.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -179,19 +111,6 @@ pub enum Uncontained {
     Refuse,
     /// A plain descriptor, which leads out of the directory.
     Plain,
-}
-
-/// How a pool stores its areas.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Backend {
-    /// Plain directories.
-    #[default]
-    Dir,
-    /// A subvolume a lease.
-    Btrfs,
-    /// A detached tmpfs a lease.
-    Tmpfs,
 }
 
 /// What a restart does.
@@ -366,16 +285,6 @@ pub enum ConfigError {
     },
 }
 
-impl From<Backend> for scratch_fs::Backend {
-    fn from(backend: Backend) -> Self {
-        match backend {
-            Backend::Dir => Self::Dir,
-            Backend::Btrfs => Self::Btrfs,
-            Backend::Tmpfs => Self::Tmpfs,
-        }
-    }
-}
-
 impl Config {
     /// Reads and checks a file.
     ///
@@ -407,19 +316,8 @@ impl Config {
     /// One pool and defaults for all else.
     #[must_use]
     pub fn of_pool(root: PathBuf) -> Self {
-        let pool = PoolConfig {
-            name: "default".to_owned(),
-            root,
-            backend: Backend::Dir,
-            high_water: HighWaterConfig::default(),
-            size: None,
-            inodes: None,
-            project_ids: project_ids(),
-            lease_bytes: lease_bytes(),
-            lease_inodes: lease_inodes(),
-        };
         Self {
-            pool: vec![pool],
+            pool: vec![PoolConfig::of(root)],
             restart: RestartConfig::default(),
             admin: AdminConfig::default(),
             limits: LimitsConfig::default(),
@@ -437,31 +335,8 @@ impl Config {
             return Some("no pool; add [[pool]] with name and root".to_owned());
         }
         for (index, pool) in self.pool.iter().enumerate() {
-            if pool.name.is_empty() {
-                return Some("a pool's name is empty; give it one".to_owned());
-            }
-            if self.pool[..index].iter().any(|other| other.name == pool.name || other.root == pool.root) {
-                return Some(format!("pool {:?} has the name or root of another one; give it its own", pool.name));
-            }
-            let inside = |other: &PoolConfig| other.root.starts_with(&pool.root) || pool.root.starts_with(&other.root);
-            if self.pool[..index].iter().any(inside) {
-                return Some(format!(
-                    "pool {:?}: its root lies inside another pool's, or around it; keep them apart",
-                    pool.name
-                ));
-            }
-            if !pool.root.is_absolute() {
-                return Some(format!("pool {:?}: root must be an absolute path", pool.name));
-            }
-            if pool.lease_bytes == 0 || pool.lease_inodes == 0 {
-                return Some(format!("pool {:?}: lease_bytes and lease_inodes must not be 0", pool.name));
-            }
-            if pool.backend == Backend::Tmpfs && pool.lease_bytes > pool.memory() {
-                return Some(format!(
-                    "pool {:?}: lease_bytes is more than its size, {} bytes; make one of them fit",
-                    pool.name,
-                    pool.memory()
-                ));
+            if let Some(what) = pool.nonsense(&self.pool[..index]) {
+                return Some(what);
             }
         }
         if self.meter.interval < METER_INTERVAL_MIN {
@@ -521,35 +396,11 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
         .map_err(|error| de::Error::custom(format!("{text:?} is no duration like \"30s\": {error}")))
 }
 
-fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let number =
-        text.strip_suffix('%').and_then(|number| number.parse().ok()).filter(|number| (1..=100).contains(number));
-    number.map(Some).ok_or_else(|| de::Error::custom(format!("{text:?} is no share like \"90%\"")))
-}
-
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse::<ByteSize>()
         .map(|size| size.as_u64())
         .map_err(|error| de::Error::custom(format!("{text:?} is no size like \"64MiB\": {error}")))
-}
-
-fn some_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    size(deserializer).map(Some)
-}
-
-fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RangeInclusive<u32>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    if text.is_empty() {
-        // From one that nothing may have to one below it.
-        return Ok(RangeInclusive::new(1, 0));
-    }
-    let range = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
-    // 0 is no project, and the last number stands for none as well.
-    range
-        .filter(|range| !range.is_empty() && *range.start() != 0 && *range.end() != u32::MAX)
-        .ok_or_else(|| de::Error::custom(format!("{text:?} are no numbers like \"1000000000-1000999999\"")))
 }
 
 #[cfg(test)]

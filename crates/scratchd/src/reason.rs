@@ -52,8 +52,6 @@ pub(crate) enum RequestError {
     PoolUnknown(String),
     #[error("the pool at {} is not there any more, or only in part; an administrator must put it back", .0.display())]
     PoolLost(PathBuf),
-    #[error("{0} is not in this version")]
-    Unimplemented(&'static str),
     #[error("a delegated channel takes no {0}; it is for who delegated it")]
     Delegated(&'static str),
     #[error("{0} is for {1}")]
@@ -159,7 +157,6 @@ impl RequestError {
             Self::ProcessGone => (Code::FailedPrecondition, "PROCESS_GONE"),
             Self::PoolUnknown(_) => (Code::NotFound, "POOL_UNKNOWN"),
             Self::PoolLost(_) => (Code::Unavailable, "POOL_LOST"),
-            Self::Unimplemented(_) => (Code::Unimplemented, "UNIMPLEMENTED"),
             Self::Delegated(_) => (Code::PermissionDenied, "DELEGATED"),
             Self::NotPermitted(..) => (Code::PermissionDenied, "NOT_PERMITTED"),
             Self::UserUnmapped(_) => (Code::PermissionDenied, "USER_UNMAPPED"),

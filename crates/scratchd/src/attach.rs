@@ -12,6 +12,7 @@ use crate::clock;
 use crate::grant::CLOSED;
 use crate::holders::{Asking, Passed, Watched};
 use crate::reason::RequestError;
+use crate::side::NOBODYS;
 use crate::translate::lease_id;
 
 impl Broker {
@@ -25,7 +26,7 @@ impl Broker {
         request: &v1::AttachRequest,
         descriptors: Vec<OwnedFd>,
     ) -> Result<v1::AttachResponse, RequestError> {
-        let mut passed = Passed { side: &self.side, rest: descriptors.into_iter() };
+        let mut passed = Passed { side: &self.side, tenant: asking.caller.tenant.0, rest: descriptors.into_iter() };
         let id = lease_id(&request.lease)?;
         let spec = request.holder.as_ref().ok_or(RequestError::Holder("Attach needs a holder"))?;
         let (new, watched, _) = asking.holder(spec, &mut passed)?;
@@ -78,7 +79,7 @@ impl Broker {
             HolderKind::Process(process) => Some(process),
             _ => None,
         };
-        self.side.close(self.watch.forget((id, holder.id), process).into_iter().collect());
+        self.side.close(NOBODYS, self.watch.forget((id, holder.id), process).into_iter().collect());
         self.lock().table.at(clock::now()).holder_gone(id, holder.id);
         self.settle();
     }

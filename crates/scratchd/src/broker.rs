@@ -29,6 +29,7 @@ use crate::process::HeldProcess;
 use crate::reaper::{Reaper, WhenFreed};
 use crate::search::Searches;
 use crate::settings::{InForce, Settings};
+use crate::side::NOBODYS;
 use crate::side::Side;
 use crate::tickets::Tickets;
 use crate::watch::Watch;
@@ -363,7 +364,7 @@ impl Broker {
                 HolderKind::Process(process) => Some(process),
                 _ => None,
             };
-            self.side.close(self.watch.forget((id, holder.id), process).into_iter().collect());
+            self.side.close(NOBODYS, self.watch.forget((id, holder.id), process).into_iter().collect());
         }
         self.drop_tickets(self.tickets.of_lease(id));
     }

@@ -8,6 +8,7 @@ use scratch_proto::v1;
 use crate::broker::Broker;
 use crate::clock;
 use crate::reason::RequestError;
+use crate::side::NOBODYS;
 use crate::translate::lease_id;
 
 impl Broker {
@@ -32,7 +33,7 @@ impl Broker {
             HolderKind::Process(process) => Some(process),
             _ => None,
         };
-        self.side.close(self.watch.forget((id, holder.id), process).into_iter().collect());
+        self.side.close(NOBODYS, self.watch.forget((id, holder.id), process).into_iter().collect());
         // A lease that goes takes its record with it.
         let written = if goes { Ok(()) } else { self.rewrite_record(id) };
         self.settle();

@@ -16,6 +16,7 @@ use crate::holders::{Asking, Holding, Passed, TWICE, Watched, note_of};
 use crate::peer::Identity;
 use crate::pools::InUse;
 use crate::reason::RequestError;
+use crate::side::NOBODYS;
 use crate::translate::{self, duration, lease_id};
 
 pub(crate) const CLOSED: &str = "the connection that should hold the lease is closed";
@@ -44,10 +45,11 @@ impl Broker {
         request: v1::GrantRequest,
         descriptors: Vec<OwnedFd>,
     ) -> Result<v1::GrantResponse, RequestError> {
+        let tenant = asking.caller.tenant.0;
         let mut asking = match self.on_behalf(asking, &request) {
             Ok(asking) => asking,
             Err(error) => {
-                self.side.close(descriptors);
+                self.side.close(tenant, descriptors);
                 return Err(error);
             }
         };
@@ -80,7 +82,7 @@ impl Broker {
         request: &v1::GrantRequest,
         descriptors: Vec<OwnedFd>,
     ) -> Result<Vec<Holding>, RequestError> {
-        let mut passed = Passed { side: &self.side, rest: descriptors.into_iter() };
+        let mut passed = Passed { side: &self.side, tenant: asking.caller.tenant.0, rest: descriptors.into_iter() };
         self.check_grant(request)?;
         if asking.identity.uid != self.uid && !self.acts_as_others {
             return Err(RequestError::OtherUser);
@@ -323,7 +325,7 @@ impl Broker {
             Watched::Process(process) => self.watch.process(process, (lease, holder)),
             Watched::Cgroup(cgroup) => self.watch.cgroup(*cgroup, (lease, holder)),
             Watched::Socket(socket) => self.watch.socket(socket, (lease, holder)).map_err(|(errno, socket)| {
-                self.side.close(vec![socket]);
+                self.side.close(NOBODYS, vec![socket]);
                 errno
             }),
         }

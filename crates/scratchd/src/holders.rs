@@ -15,7 +15,7 @@ use crate::clock;
 use crate::peer::{Identity, is_connected_unix_socket};
 use crate::process::{self, HeldProcess};
 use crate::reason::RequestError;
-use crate::side::Side;
+use crate::side::{NOBODYS, Side};
 use crate::translate::duration;
 
 /// How long a lease that a KeepAlive stream is to hold waits for it.
@@ -63,6 +63,7 @@ pub(crate) enum Watched {
 /// Descriptors that a client has passed. Those that are not used are closed where that may block.
 pub(crate) struct Passed<'a> {
     pub(crate) side: &'a Side,
+    pub(crate) tenant: u32,
     pub(crate) rest: std::vec::IntoIter<OwnedFd>,
 }
 
@@ -73,21 +74,21 @@ impl Passed<'_> {
         if fits(&next) {
             return Ok(next);
         }
-        self.side.close(vec![next]);
+        self.side.close(self.tenant, vec![next]);
         Err(RequestError::Holder(else_say))
     }
 
     fn cgroup(&mut self, tenant: Option<(&Identity, u32)>) -> Result<Cgroup, RequestError> {
         let next = self.rest.next().ok_or(RequestError::DescriptorCount { expected: 1, received: 0 })?;
         let cgroup = Cgroup::of_directory(&next, tenant);
-        self.side.close(vec![next]);
+        self.side.close(self.tenant, vec![next]);
         cgroup
     }
 }
 
 impl Drop for Passed<'_> {
     fn drop(&mut self) {
-        self.side.close(self.rest.by_ref().collect());
+        self.side.close(self.tenant, self.rest.by_ref().collect());
     }
 }
 
@@ -100,7 +101,7 @@ impl Watched {
     /// Closes a passed socket that is not to be watched.
     pub(crate) fn discard(self, side: &Side) {
         if let Self::Socket(socket) = self {
-            side.close(vec![socket]);
+            side.close(NOBODYS, vec![socket]);
         }
     }
 }

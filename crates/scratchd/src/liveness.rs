@@ -9,6 +9,7 @@ use scratch_lease::BootTime;
 use crate::broker::Broker;
 use crate::clock;
 use crate::holders::STREAM_COMES_WITHIN;
+use crate::side::NOBODYS;
 
 /// A timer that fires this late shows that the broker did not run; nobody could renew in that time.
 const LATE: Duration = Duration::from_secs(1);
@@ -32,7 +33,7 @@ impl Broker {
                     state.table.holder_parted(lease, holder, how);
                 }
             }
-            self.side.close(ended.descriptors);
+            self.side.close(NOBODYS, ended.descriptors);
             if let Some(deadline) = ended.deadline {
                 self.deadline_passed(deadline, &mut suspended);
             }

@@ -14,8 +14,6 @@ const SLOW_MAX: usize = 4;
 const RECORDS_MAX: usize = 64;
 /// Lists that a tenant was sent and has not read.
 pub(crate) const PAGES_MAX: usize = 64;
-/// Descriptors that a tenant may pass while too many wait to be closed.
-const PASSED_MAX: usize = 256;
 
 /// The tenants that are connected.
 #[derive(Debug, Default)]
@@ -34,7 +32,6 @@ pub(crate) struct Load {
     slow: Arc<Semaphore>,
     records: Arc<Semaphore>,
     pages: Arc<Semaphore>,
-    passed: AtomicUsize,
     /// The rule that its last connection came under.
     rule: Mutex<Option<u16>>,
 }
@@ -52,7 +49,6 @@ impl Default for Load {
             slow: Arc::new(Semaphore::new(SLOW_MAX)),
             records: Arc::new(Semaphore::new(RECORDS_MAX)),
             pages: Arc::new(Semaphore::new(PAGES_MAX)),
-            passed: AtomicUsize::new(0),
             rule: Mutex::default(),
         }
     }
@@ -227,15 +223,6 @@ impl Outgoing {
     /// Places for lists that were sent to this tenant and not read.
     pub(crate) fn pages(&self) -> Arc<Semaphore> {
         Arc::clone(&self.load.pages)
-    }
-
-    /// So many descriptors were passed. False: that can't go on, for too many wait to be closed and this tenant adds to them.
-    pub(crate) fn may_pass(&self, count: usize, flooded: bool) -> bool {
-        if flooded {
-            return self.load.passed.fetch_add(count, Ordering::Relaxed) + count <= PASSED_MAX;
-        }
-        self.load.passed.store(0, Ordering::Relaxed);
-        true
     }
 
     /// Descriptors that wait to be sent, behind a ticket.

@@ -95,7 +95,7 @@ impl Broker {
     /// NAME_EXISTS, PATH_UNKNOWN, PERMISSION, NO_SPACE and what else the kernel has to say; the area stays then.
     pub(crate) fn persist(&self, persist: Persist, directory: OwnedFd) -> Result<v1::PersistResponse, RequestError> {
         let moved = self.move_out(&persist, &directory);
-        self.side.close(vec![directory]);
+        self.side.close(persist.tenant, vec![directory]);
         let persisted = match moved {
             Ok(persisted) => persisted,
             // What failed in a lease that has ended meanwhile failed for that.

@@ -23,6 +23,7 @@ use crate::parked::Survived;
 use crate::peer::Identity;
 use crate::pools::InUse;
 use crate::process::HeldProcess;
+use crate::side::NOBODYS;
 use crate::translate;
 
 /// How long a start waits for searches: one that the system would not let finish goes on beside serving.
@@ -112,7 +113,7 @@ impl Broker {
             std::mem::take(&mut ground.gone).into_values().for_each(|name| self.discard(ground.pool.id, name, None));
         }
         self.recover_foreign(foreign);
-        self.side.close(start.survived.descriptors.into_values().collect());
+        self.side.close(NOBODYS, start.survived.descriptors.into_values().collect());
         self.end_forgotten_memories();
         self.pools.iter().try_for_each(|pool| pool.disk.set_boot(boot))?;
         self.end_the_dead();
@@ -255,7 +256,7 @@ impl Broker {
                 let socket = start.survived.descriptors.remove(&key);
                 if let Some(Err((errno, socket))) = socket.map(|socket| self.watch.socket(socket, key)) {
                     tracing::error!(%lease, %errno, "a passed socket can't be watched; its lease lives until it is revoked");
-                    self.side.close(vec![socket]);
+                    self.side.close(NOBODYS, vec![socket]);
                 }
             }
             _ => {}

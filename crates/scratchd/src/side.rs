@@ -1,10 +1,9 @@
 //! Side threads: what may block through a client's doing is done here, never on a channel thread. Clients' descriptors are
 //! used and closed here alone: closing a lingering socket blocked for 5 s when tried.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crate::turns::Turns;
 
@@ -12,8 +11,11 @@ use crate::turns::Turns;
 const THREADS: usize = 2;
 const CLOSERS: usize = 2;
 
-/// Descriptors that may wait to be closed before whoever sends more is cut off.
+/// Descriptors of one tenant that may wait to be closed before it is cut off.
 const WAITING_MAX: usize = 4096;
+
+/// Whose descriptors those are that the broker itself lets go of.
+pub(crate) const NOBODYS: u32 = u32::MAX;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -34,8 +36,49 @@ impl std::fmt::Debug for Line {
 #[derive(Debug)]
 pub(crate) struct Side {
     lines: Vec<Arc<Line>>,
-    closers: Vec<Mutex<Sender<Vec<OwnedFd>>>>,
-    waiting: Arc<AtomicUsize>,
+    closing: Arc<Closing>,
+}
+
+/// The descriptors that wait to be closed.
+#[derive(Debug, Default)]
+struct Closing {
+    queue: Mutex<Queue>,
+    came: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    descriptors: Turns<(u32, Vec<OwnedFd>)>,
+    /// How many of each tenant, those that are being closed included.
+    waiting: HashMap<u32, usize>,
+}
+
+impl Closing {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("a thread that panics ends the process")
+    }
+
+    fn work(&self) -> ! {
+        loop {
+            let queue = self.came.wait_while(self.lock(), |queue| queue.descriptors.is_empty());
+            let next = queue.expect("a thread that panics ends the process").descriptors.pop();
+            let Some((tenant, descriptors)) = next else { continue };
+            let count = descriptors.len();
+            drop(descriptors);
+            self.lock().closed(tenant, count);
+        }
+    }
+}
+
+impl Queue {
+    fn closed(&mut self, tenant: u32, count: usize) {
+        if let Some(waiting) = self.waiting.get_mut(&tenant) {
+            *waiting -= count;
+            if *waiting == 0 {
+                self.waiting.remove(&tenant);
+            }
+        }
+    }
 }
 
 impl Line {
@@ -59,25 +102,15 @@ impl Side {
     /// # Errors
     /// When a thread can't be made.
     pub(crate) fn start() -> std::io::Result<Self> {
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let mut side = Self { lines: Vec::new(), closers: Vec::new(), waiting: Arc::clone(&waiting) };
+        let mut side = Self { lines: Vec::new(), closing: Arc::default() };
         for number in 0..THREADS {
             let line = Arc::new(Line::default());
             side.lines.push(Arc::clone(&line));
             std::thread::Builder::new().name(format!("side-{number}")).spawn(move || line.work())?;
         }
         for number in 0..CLOSERS {
-            let (sender, receiver) = channel::<Vec<OwnedFd>>();
-            let waiting = Arc::clone(&waiting);
-            let close = move || {
-                for descriptors in receiver {
-                    let count = descriptors.len();
-                    drop(descriptors);
-                    waiting.fetch_sub(count, Ordering::Relaxed);
-                }
-            };
-            std::thread::Builder::new().name(format!("close-{number}")).spawn(close)?;
-            side.closers.push(Mutex::new(sender));
+            let closing = Arc::clone(&side.closing);
+            std::thread::Builder::new().name(format!("close-{number}")).spawn(move || closing.work())?;
         }
         Ok(side)
     }
@@ -91,27 +124,28 @@ impl Side {
         line.came.notify_one();
     }
 
-    /// Whether too many descriptors wait to be closed to take more.
-    pub(crate) fn is_flooded(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) >= WAITING_MAX
+    /// Whether too many descriptors of this tenant wait to be closed to take more.
+    pub(crate) fn is_flooded_by(&self, tenant: u32) -> bool {
+        self.closing.lock().waiting.get(&tenant).is_some_and(|waiting| *waiting >= WAITING_MAX)
     }
 
-    /// Closes a client's descriptors.
-    pub(crate) fn close(&self, descriptors: Vec<OwnedFd>) {
+    /// Closes descriptors that this tenant has passed; tenants take turns.
+    pub(crate) fn close(&self, tenant: u32, descriptors: Vec<OwnedFd>) {
         if descriptors.is_empty() {
             return;
         }
-        let waiting = self.waiting.fetch_add(descriptors.len(), Ordering::Relaxed);
-        let closer = &self.closers[waiting % CLOSERS];
-        let sender = closer.lock().expect("a thread that panics ends the process");
-        sender.send(descriptors).expect("the thread ends with the process");
+        let mut queue = self.closing.lock();
+        *queue.waiting.entry(tenant).or_default() += descriptors.len();
+        queue.descriptors.push(tenant, (tenant, descriptors));
+        drop(queue);
+        self.closing.came.notify_one();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::sync_channel;
+    use std::sync::mpsc::{channel, sync_channel};
 
     #[test]
     fn a_tenant_with_many_jobs_leaves_others_their_turn() {

@@ -17,6 +17,7 @@ use crate::clock;
 use crate::load::Counted;
 use crate::reason::RequestError;
 use crate::release::area_number;
+use crate::side::NOBODYS;
 
 /// How long a ticket is good for.
 const GOOD_FOR: Duration = Duration::from_secs(30);
@@ -198,7 +199,7 @@ impl Broker {
                     state.table.remove_area(ticket.lease, &AreaKey::Number(number));
                 }
             }
-            self.side.close(ticket.handles);
+            self.side.close(NOBODYS, ticket.handles);
         }
     }
 }

@@ -82,9 +82,6 @@ fn is_owed(broker: &Broker, lease: &str, blocker: &str, before: &[String]) {
     let mut reap = vec!["reap"];
     match blocker {
         "mount" => succeeds(Command::new("umount").arg("-n").arg(&left)),
-        "read-only" => {
-            succeeds(Command::new("btrfs").args(["property", "set", "-ts"]).arg(&left).args(["ro", "false"]));
-        }
         _ => reap.push("--foreign"),
     }
     succeeds(&mut broker.scratch(&reap));

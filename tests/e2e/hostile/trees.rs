@@ -62,11 +62,11 @@ pub(crate) const TREES: &[Tree] = &[
     gone("immutable and append-only", By::Root, flags),
     gone("files of another owner", By::Root, files_of_another),
     gone("subvolumes", By::Tenant, subvolumes),
+    gone("a read-only subvolume", By::Tenant, read_only_subvolume),
     blocked("a directory of another owner", By::Root, directory_of_another, "foreign owner"),
     blocked("another user's directory, renamed into it", By::Tenant, renamed_in, "foreign owner"),
     blocked("a file system mounted inside", By::Root, mounted, "mount"),
     blocked("a bind mount of the same file system", By::Root, bind_mounted, "mount"),
-    blocked("a read-only subvolume", By::Tenant, read_only_subvolume, "read-only"),
 ];
 
 /// Where something is mounted, is another owner's, or else stays: no name to split a line at.

@@ -65,7 +65,7 @@ pub(crate) fn dispatch(
     reply_to: ReplyTo,
 ) -> Outcome {
     if let Err(error) = may_ask(broker, client, &op) {
-        broker.side.close(descriptors);
+        broker.side.close(client.peer.identity.uid, descriptors);
         return Outcome::Answer(refusal(&error, None), Vec::new());
     }
     let descriptors = match op {
@@ -75,7 +75,7 @@ pub(crate) fn dispatch(
         }
         // Nothing else takes any in this version.
         _ => {
-            broker.side.close(descriptors);
+            broker.side.close(client.peer.identity.uid, descriptors);
             Vec::new()
         }
     };
@@ -145,7 +145,7 @@ fn grant(
     let asking = match Asking::of(client, &request.holders) {
         Ok(asking) => asking,
         Err(error) => {
-            broker.side.close(descriptors);
+            broker.side.close(client.peer.identity.uid, descriptors);
             return Outcome::Answer(refusal(&error, None), Vec::new());
         }
     };
@@ -234,7 +234,7 @@ fn persist(
     let persist = match broker.check_persist(client, request) {
         Ok(persist) => persist,
         Err(error) => {
-            broker.side.close(descriptors);
+            broker.side.close(client.peer.identity.uid, descriptors);
             return refused(error);
         }
     };
@@ -245,7 +245,7 @@ fn persist(
     let (hand_over, work) = std::sync::mpsc::channel::<Box<dyn FnOnce() + Send>>();
     let run = move || work.into_iter().for_each(|work| work());
     if let Err(error) = std::thread::Builder::new().name("persist".to_owned()).spawn(run) {
-        broker.side.close(vec![directory]);
+        broker.side.close(client.peer.identity.uid, vec![directory]);
         let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::NOMEM);
         return refused(FsError::new("start a thread for", "Persist", errno).into());
     }

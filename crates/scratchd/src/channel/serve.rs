@@ -26,23 +26,23 @@ impl Thread {
             Err(Errno::AGAIN) => return Go::On,
             Err(_) => return Go::Away,
         };
+        let tenant = connection.client.peer.identity.uid;
         if packet.length == 0 && !packet.truncated {
-            self.broker.side.close(received);
+            self.broker.side.close(tenant, received);
             return Go::Away;
         }
         let may_go_on = |sent| if sent == Sent::Closed { Go::Away } else { Go::On };
-        let may_pass = || connection.client.outgoing.may_pass(received.len(), self.broker.side.is_flooded());
-        if !received.is_empty() && !may_pass() {
+        if !received.is_empty() && self.broker.side.is_flooded_by(tenant) {
             // Whoever sends more descriptors than can be closed is cut off.
-            self.broker.side.close(received);
+            self.broker.side.close(tenant, received);
             return Go::Away;
         }
         if packet.truncated || packet.length > PACKET_BYTES_MAX {
-            self.broker.side.close(received);
+            self.broker.side.close(tenant, received);
             return self.turn_away(connection, &RequestError::PacketTooLarge);
         }
         let Ok(request) = v1::ChannelRequest::decode(&self.packet[..packet.length]) else {
-            self.broker.side.close(received);
+            self.broker.side.close(tenant, received);
             return self.turn_away(connection, &RequestError::PacketGarbled);
         };
         if let Some(cpu) = usize::try_from(request.cpu).ok().and_then(|cpu| cpu.checked_sub(1)) {
@@ -53,18 +53,18 @@ impl Thread {
         let expected = descriptors::of_request(&request);
         if expected != received.len() {
             let error = RequestError::DescriptorCount { expected, received: received.len() };
-            self.broker.side.close(received);
+            self.broker.side.close(tenant, received);
             return may_go_on(self.refuse(connection, request.id, &error));
         }
         if let Err(error) = connection.client.look_again(&self.broker) {
-            self.broker.side.close(received);
+            self.broker.side.close(tenant, received);
             self.refuse(connection, request.id, &error);
             return Go::Away;
         }
         let op = match self.check(connection, request.id, request.op) {
             Ok(op) => op,
             Err(error) => {
-                self.broker.side.close(received);
+                self.broker.side.close(tenant, received);
                 return may_go_on(self.refuse(connection, request.id, &error));
             }
         };

@@ -80,7 +80,7 @@ impl Broker {
                 Err(RequestError::Request("a directory of the client's rides along as a descriptor; set foreign.fd"))
             }
         });
-        self.side.close(descriptors);
+        self.side.close(client.peer.identity.uid, descriptors);
         let (asked, directory) = asked?;
         let answer = Answer(Arc::new(Mutex::new(Some(answer))));
         let late = Answer(Arc::clone(&answer.0));

@@ -155,13 +155,15 @@ impl Connection {
                 |errno| if errno == Errno::AGAIN { std::io::ErrorKind::WouldBlock.into() } else { errno.into() },
             )
         });
-        let flooded = self.broker.side.is_flooded();
-        if !descriptors.is_empty() && !self.shared.outgoing.may_pass(descriptors.len(), flooded) {
-            // Whoever sends more descriptors than can be closed is cut off.
-            self.broker.side.close(descriptors);
-            return Err(std::io::ErrorKind::ConnectionAborted.into());
+        if !descriptors.is_empty() {
+            let tenant = self.shared.caller().tenant.0;
+            let flooded = self.broker.side.is_flooded_by(tenant);
+            self.broker.side.close(tenant, descriptors);
+            if flooded {
+                // Whoever sends more descriptors than can be closed is cut off.
+                return Err(std::io::ErrorKind::ConnectionAborted.into());
+            }
         }
-        self.broker.side.close(descriptors);
         Ok(received?.length)
     }
 }

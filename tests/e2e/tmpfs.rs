@@ -8,11 +8,13 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
+use scratch_proto::v1::leases_client::LeasesClient;
 use scratch_proto::v1::{
-    CreateRequest, GrantRequest, GrantResponse, Kind, Limits, ReleaseRequest, RevokeRequest, Wait,
+    CreateRequest, GrantRequest, GrantResponse, Kind, Limits, ReleaseRequest, RevokeRequest, UpdateLeaseRequest, Wait,
 };
 use scratch_tests::{
     Broker, Channel, DEADLINE, Dialogue, Options, contained, eventually, is_root, left_out, names_in, shell, wait_gone,
+    with_grpc,
 };
 
 use crate::regressions::nothing_is_left;
@@ -305,5 +307,27 @@ fn who_can_not_make_one_does_not_start() {
         let refusal =
             Broker::try_start(Options { config, user, ..Options::default() }).expect_err("it has no right to");
         assert!(refusal.stderr.contains("tmpfs"), "{}", refusal.stderr);
+    });
+}
+
+#[test]
+fn a_lease_grows_as_far_as_the_pool_goes() {
+    let test = "tmpfs::a_lease_grows_as_far_as_the_pool_goes";
+    contained(test, || {
+        let Some(broker) = start(test, false) else { return };
+        let (_channel, granted) = grant(&broker, GrantRequest::default());
+        let (lease, _) = granted.expect("there is room");
+        let resize = |bytes, inodes| {
+            let limits = Some(Limits { bytes, inodes });
+            let request = UpdateLeaseRequest { lease: lease.id.clone(), limits, ..UpdateLeaseRequest::default() };
+            with_grpc(&broker, async |grpc| LeasesClient::new(grpc).update(request).await).is_ok()
+        };
+        assert!(resize(3 << 20, 10) && resize(2 << 20, 20), "more, and less");
+        for (bytes, inodes) in [(5 << 20, 20), (2 << 20, 1 << 50), (1 << 60, 20)] {
+            assert!(!resize(bytes, inodes), "more than the pool may take: {bytes} bytes, {inodes} inodes");
+        }
+        let (_other, granted) = grant(&broker, GrantRequest::default());
+        assert!(granted.is_ok(), "what was refused is charged to nobody");
+        assert!(resize(1 << 20, 10));
     });
 }

@@ -83,7 +83,18 @@ impl Memory {
     /// Of what is to be made, if there is room for it.
     fn reserve(&self, size: TmpfsSize) -> Result<Charge, Errno> {
         let charge = self.charge(size);
+        if self.taken.load(Ordering::Relaxed) > self.size {
+            // Somebody may have let go of what had ended.
+            self.prune();
+        }
         if self.taken.load(Ordering::Relaxed) > self.size { Err(Errno::NOSPC) } else { Ok(charge) }
+    }
+
+    /// Lets go of what has ended and is not in use any more.
+    fn prune(&self) {
+        let all: Vec<_> = self.lock().iter().map(|(lease, tmpfs)| (*lease, Arc::clone(tmpfs))).collect();
+        let free = all.into_iter().filter(|(_, tmpfs)| tmpfs.is_free());
+        free.for_each(|(lease, _)| _ = self.lock().remove(&lease));
     }
 }
 
@@ -117,10 +128,11 @@ impl Tmpfs {
         }
     }
 
-    /// Whether its lease has ended, and nothing of that is left.
-    fn is_over(&self) -> bool {
+    /// Whether its lease has ended and nothing of that is left: no name, and no file without one that somebody has open.
+    fn is_free(&self) -> bool {
         let lease = rustix::fs::statat(&self.root, LEASE, AtFlags::SYMLINK_NOFOLLOW);
-        lease.is_err_and(|errno| errno == Errno::NOENT) && self.trash.is_empty().unwrap_or(false)
+        let is_over = lease.is_err_and(|errno| errno == Errno::NOENT) && self.trash.is_empty().unwrap_or(false);
+        is_over && rustix::fs::fstatvfs(&self.root).is_ok_and(|figures| figures.f_bfree == figures.f_blocks)
     }
 }
 
@@ -186,10 +198,20 @@ impl Pool {
         Ok(QuotaUsage { bytes: blocks.saturating_mul(figures.f_frsize), inodes: Some(inodes) })
     }
 
-    /// Bytes that leases in memory may still take. `None`: of a pool that is on disk.
-    pub fn memory_left(&self) -> Option<u64> {
+    /// Bytes that all leases in memory may take, and those that are left. `None`: of a pool that is on disk.
+    pub fn memory_left(&self) -> Option<(u64, u64)> {
         let memory = self.memory.as_ref()?;
-        Some(memory.size.saturating_sub(memory.taken.load(Ordering::Relaxed)))
+        Some((memory.size, memory.size.saturating_sub(memory.taken.load(Ordering::Relaxed))))
+    }
+
+    /// Does something for which leases in memory take so many bytes and inodes more, if they may.
+    ///
+    /// # Errors
+    /// ENOSPC: they may not.
+    pub fn with_memory<T>(&self, (bytes, inodes): (u64, u64), act: impl FnOnce() -> T) -> Result<T, FsError> {
+        let reserved = self.memory.as_ref().map(|memory| memory.reserve(TmpfsSize { bytes, inodes })).transpose();
+        let _reserved = reserved.map_err(FsError::on("find memory for lease in", &self.path))?;
+        Ok(act())
     }
 
     /// Lets go of what was made for a lease that did not come to be.
@@ -262,7 +284,8 @@ impl Pool {
         // Gone with its lease's memory.
         let Some(tmpfs) = memory.get(tree.lease) else { return Removal::default() };
         let removal = remove_in_turns(&tmpfs.trash, entries, rights, workers, is_over);
-        if tmpfs.is_over() {
+        // One of which somebody has a file open is looked at again when there is no room.
+        if tmpfs.is_free() {
             memory.lock().remove(&tree.lease);
         }
         removal
@@ -271,6 +294,7 @@ impl Pool {
     /// What is held of leases in memory, for the next broker.
     pub fn memories(&self) -> Vec<(LeaseId, OwnedFd)> {
         let Some(memory) = &self.memory else { return Vec::new() };
+        memory.prune();
         let held = |(lease, tmpfs): (&LeaseId, &Arc<Tmpfs>)| {
             let clonable = tmpfs.clonable.lock().unwrap_or_else(PoisonError::into_inner);
             Some((*lease, clonable.try_clone().ok()?))

@@ -194,6 +194,21 @@ impl Table {
         }
     }
 
+    /// A lease is to outlive those above it: what it has is carved out of nothing any more, and is its tenant's and its pool's
+    /// to count.
+    pub(crate) fn stand_alone(&mut self, id: LeaseId) {
+        // Out of the table while those above it change.
+        let Some(mut lease) = self.leases.remove(&id) else { return };
+        self.put_on(&lease);
+        self.uncarve(&lease);
+        for resource in Resource::ALL {
+            lease.accounts.of_mut(resource).above = None;
+        }
+        self.carve(&lease);
+        lease.quota = self.quota_of(&lease);
+        self.leases.insert(id, lease);
+    }
+
     /// Who pays for areas of this lease.
     pub(crate) fn payer_of_areas(&self, id: LeaseId) -> Option<LeaseId> {
         self.leases.get(&id).and_then(|lease| lease.accounts.inodes.payer(id))
@@ -350,6 +365,17 @@ mod tests {
         table.due(at(0));
         table.forget(id(3));
         assert_eq!(left(&table, 1), (Some(10), Some(10)));
+    }
+
+    #[test]
+    fn what_outlives_its_parent_is_counted_by_itself() {
+        let mut table = roomy([limited(1, Some(10), Some(10))]);
+        put(&mut table, below(1, limited(2, Some(6), Some(3))));
+        put(&mut table, below(1, grant(3, &[process(1)])));
+        assert_eq!((left(&table, 1), table.usage(ME.tenant).bytes), ((Some(4), Some(6)), 10));
+        [2, 3].into_iter().for_each(|number| table.stand_alone(id(number)));
+        assert_eq!((left(&table, 1), table.usage(ME.tenant).bytes), ((Some(10), Some(10)), 16));
+        assert_eq!((left(&table, 2), left(&table, 3)), ((Some(6), Some(3)), (None, None)));
     }
 
     #[test]

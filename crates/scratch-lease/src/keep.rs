@@ -194,6 +194,7 @@ impl Table {
 
     /// Out of the lives of its holders and of its parent.
     fn put_aside(&mut self, id: LeaseId, state: LeaseState) -> Vec<Holder> {
+        self.stand_alone(id);
         let Some(lease) = self.leases.get_mut(&id) else { return Vec::new() };
         let reason = lease.reason;
         self.index.remove(lease);

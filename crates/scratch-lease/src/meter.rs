@@ -163,7 +163,9 @@ mod tests {
 
     #[test]
     fn children_count_by_their_limits_or_by_what_they_have() {
-        let mut table = table_with([limited(1, 100), below(1, limited(2, 60)), below(1, grant(3, &[process(1)]))]);
+        let share = crate::Share { bytes: Some(60), inodes: Some(2) };
+        let child = crate::Grant { share, ..limited(2, 60) };
+        let mut table = table_with([limited(1, 100), below(1, child), below(1, grant(3, &[process(1)]))]);
         let mut to_meter = table.to_meter();
         to_meter.sort();
         to_meter.iter_mut().for_each(|(_, sharing)| sharing.sort());

@@ -13,6 +13,7 @@ use crate::broker::Broker;
 use crate::holders::Asking;
 use crate::peer::Identity;
 use crate::reason::RequestError;
+use crate::rules::Place;
 
 impl Broker {
     /// Who a grant is for: where it names a user, that one with what it is and may by itself. Asks the user data base, which
@@ -31,7 +32,7 @@ impl Broker {
         }
         let settings = self.settings.get();
         let identity = identity_of(uid)?;
-        let rule = settings.first_fit(&identity, None);
+        let rule = settings.first_fit(&identity, Place::Nowhere);
         let caller = Caller { rule, ..Caller::of(TenantId(uid)) };
         if settings.rule_of(caller).is_some_and(|rule| rule.deny) && uid != 0 {
             return Err(RequestError::NotPermitted("a lease", "users whom no rule of the configuration denies"));

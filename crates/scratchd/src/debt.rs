@@ -69,7 +69,10 @@ impl Subject {
     /// As clients name it.
     pub(crate) fn id(&self) -> String {
         match self {
-            // Each pool counts by itself.
+            // Each lease in memory counts by itself, and so does each pool.
+            Self::Trash(_, name) if name.number >= 1 << 63 => {
+                format!("trash-{}-{}", name.lease, name.number - (1 << 63))
+            }
             Self::Trash(PoolId(0), name) => format!("trash-{}", name.number),
             Self::Trash(PoolId(pool), name) => format!("trash-{pool}-{}", name.number),
             Self::Lease(lease) => format!("lease-{lease}"),

@@ -45,6 +45,16 @@ impl Broker {
         request: v1::GrantRequest,
         descriptors: Vec<OwnedFd>,
     ) -> Result<v1::GrantResponse, RequestError> {
+        Ok(self.grant_or_again(asking, request, descriptors)?.0)
+    }
+
+    /// True: it is a new one, and not that of an earlier request.
+    fn grant_or_again(
+        self: &Arc<Self>,
+        asking: Asking,
+        request: v1::GrantRequest,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(v1::GrantResponse, bool), RequestError> {
         let tenant = asking.caller.tenant.0;
         let mut asking = match self.on_behalf(asking, &request) {
             Ok(asking) => asking,
@@ -63,11 +73,11 @@ impl Broker {
                     granted.path.clear();
                     granted.mount_at.clear();
                 }
-                Ok(granted)
+                Ok((granted, true))
             }
             Err(Refused::Existing(granted)) => {
                 holders.into_iter().for_each(|(_, watched, _)| watched.discard(&self.side));
-                Ok(*granted)
+                Ok((*granted, false))
             }
             Err(Refused::Because(error)) => {
                 holders.into_iter().for_each(|(_, watched, _)| watched.discard(&self.side));
@@ -159,7 +169,7 @@ impl Broker {
         descriptors: Vec<OwnedFd>,
     ) -> Result<(v1::GrantResponse, Option<OwnedFd>), RequestError> {
         let (caller, wanted) = (asking.caller, (request.want_handle, request.want_mount));
-        let mut granted = self.grant(asking, request, descriptors)?;
+        let (mut granted, is_new) = self.grant_or_again(asking, request, descriptors)?;
         let id = lease_id(&granted.id)?;
         match self.wanted_handle(wanted, id) {
             Ok(handle) => {
@@ -167,7 +177,9 @@ impl Broker {
                 Ok((granted, handle))
             }
             Err(error) => {
-                self.revoke(caller, id, None)?;
+                if is_new {
+                    self.revoke(caller, id, None)?;
+                }
                 Err(error)
             }
         }
@@ -179,9 +191,13 @@ impl Broker {
         let of_parent = parent.and_then(|parent| self.pool_of(parent));
         let settings = self.settings.get();
         let pools = settings.rule_of(caller).map(|rule| rule.pools.as_slice()).unwrap_or_default();
-        let first = || pools.first().and_then(|name| self.pools.named(name)).unwrap_or_else(|| self.pools.first());
+        // A rule may name a pool that is there after a restart only.
+        let name = match (name, of_parent, pools.first()) {
+            ("", None, Some(first)) => first,
+            (name, _, _) => name,
+        };
         let pool = match name {
-            "" => of_parent.unwrap_or_else(first),
+            "" => of_parent.unwrap_or_else(|| self.pools.first()),
             name => {
                 let is_allowed = |pool: &&InUse| {
                     let is_parents = of_parent.is_some_and(|of| of.id == pool.id);

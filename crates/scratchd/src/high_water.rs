@@ -1,6 +1,7 @@
 //! High water: looks how full pools are, and ends what may end for that. Waits on: the next second, where a pool is to have
 //! leases ended.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,15 +29,20 @@ struct Look {
 impl InUse {
     /// What there is too much of in it, and the mark that it has passed, as of a second ago at most.
     pub(crate) fn above_high_water(&self) -> Option<(Resource, u8)> {
+        let known = *self.fullness.0.lock().expect("a thread that panics ends the process");
+        match known.filter(|look| clock::now().duration_since(look.at) < LOOK_EVERY) {
+            Some(look) => look.passed,
+            None => self.look_how_full(),
+        }
+    }
+
+    /// The same as of now.
+    fn look_how_full(&self) -> Option<(Resource, u8)> {
         let marks = HighWater { bytes: self.config.high_water.bytes, inodes: self.config.high_water.inodes };
         if marks == HighWater::default() {
             return None;
         }
         let now = clock::now();
-        let known = *self.fullness.0.lock().expect("a thread that panics ends the process");
-        if let Some(look) = known.filter(|look| now.duration_since(look.at) < LOOK_EVERY) {
-            return look.passed;
-        }
         let passed = match self.disk.space() {
             Ok(space) => {
                 let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
@@ -80,15 +86,18 @@ impl Broker {
         if self.pools.iter().filter(watched).count() == 0 {
             return;
         }
+        let mut last = HashMap::new();
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             for pool in self.pools.iter().filter(watched) {
-                let Some((resource, percent)) = pool.above_high_water() else { continue };
-                if self.reaper.has_trash_in(pool.id) {
+                // Before the look: what it had may just have been freed.
+                if last.get(&pool.id).is_some_and(|lease| self.reaper.has_trash_of(*lease)) {
                     continue;
                 }
+                let Some((resource, percent)) = pool.look_how_full() else { continue };
                 let ended = self.lock().table.preempt(pool.id);
                 if let Some(lease) = ended {
+                    last.insert(pool.id, lease);
                     let (pool, resource) = (&pool.config.name, resource.name());
                     tracing::warn!(%lease, pool, resource, percent, "the pool is too full: a preemptible lease ends");
                     self.settle();

@@ -54,7 +54,9 @@ impl Broker {
 
     /// Keeps a lease that has ended; one of too many goes.
     pub(crate) fn keep_ended(self: &Arc<Self>, id: LeaseId, reason: Reason) {
+        let above = self.quota_above(id);
         let kept = self.lock().table.keep_ended(id, clock::now());
+        above.into_iter().for_each(|above| self.fit_or_tell(above));
         let Some(holders) = kept else {
             let why = self.lock().table.lease(id).and_then(scratch_lease::Lease::reason);
             self.end(id, why.unwrap_or(reason), None);

@@ -124,11 +124,12 @@ pub(crate) fn park(broker: &Broker, connections: &[Connection], listeners: &[Our
     let sockets = broker.watch.give_up_sockets();
     let (put, kept) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let memories = broker.memories();
-    let all: Vec<_> = connections
+    // What can't come again first.
+    let all: Vec<_> = memories
         .iter()
-        .map(Connection::socket)
+        .map(|(_, mount)| mount.as_fd())
+        .chain(connections.iter().map(Connection::socket))
         .chain(sockets.iter().map(|(_, socket)| socket.as_fd()))
-        .chain(memories.iter().map(|(_, mount)| mount.as_fd()))
         .collect();
     let mut count = 0;
     for some in all.chunks(AT_ONCE) {
@@ -138,9 +139,8 @@ pub(crate) fn park(broker: &Broker, connections: &[Connection], listeners: &[Our
         }
         count += some.len();
     }
-    let mut contents = broker.contents(connections, &sockets, count);
-    let room = count.saturating_sub(connections.len() + sockets.len());
-    contents.memories = memories.into_iter().take(room).map(|(memory, _)| memory).collect();
+    let mut contents = broker.contents(connections, &sockets, count.saturating_sub(memories.len()));
+    contents.memories = memories.into_iter().take(count).map(|(memory, _)| memory).collect();
     contents.listeners = listeners.iter().map(|listener| listener.name.clone()).collect();
     let memory = rustix::fs::memfd_create(c"scratchd-parked", MemfdFlags::CLOEXEC)?;
     let mut file = File::from(memory);
@@ -236,12 +236,13 @@ impl Broker {
                 continue;
             }
             let mut descriptors = descriptors.into_iter();
+            let memories = contents.memories.iter().zip(descriptors.by_ref());
+            memories.for_each(|(parked, mount)| self.unpark_memory(parked, mount));
             for (parked, socket) in contents.connections.into_iter().zip(descriptors.by_ref()) {
                 connections.extend(self.unpark_connection(parked, socket, survived));
             }
-            let sockets = contents.sockets.iter().zip(descriptors.by_ref());
+            let sockets = contents.sockets.iter().zip(descriptors);
             survived.descriptors.extend(sockets.filter_map(|(held, socket)| Some((key(held)?, socket))));
-            contents.memories.iter().zip(descriptors).for_each(|(parked, mount)| self.unpark_memory(parked, mount));
             listeners.extend(contents.listeners);
         }
         unparked

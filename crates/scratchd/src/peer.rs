@@ -11,6 +11,7 @@ use scratch_lease::{Caller, TenantId};
 use crate::broker::Broker;
 use crate::process::{self, HeldProcess};
 use crate::reason::RequestError;
+use crate::rules::Place;
 use crate::settings::Settings;
 
 /// The rights that a tenant's work is done with.
@@ -108,7 +109,8 @@ impl Broker {
         }
         peer.come_under(&settings);
         let own = [0, self.uid].contains(&peer.identity.uid);
-        if Some(peer.identity.uid) == settings.overflow.uid && !own {
+        let unmapped = [(settings.overflow.uid, peer.identity.uid), (settings.overflow.gid, peer.identity.gid)];
+        if !own && unmapped.iter().any(|(unmapped, id)| *unmapped == Some(*id)) {
             return Err(RequestError::UserUnmapped(peer.identity.uid));
         }
         if !own && settings.rule_of(peer.caller).is_some_and(|rule| rule.deny) {
@@ -150,7 +152,13 @@ impl Peer {
             let groups = self.identity.groups.iter().copied().filter(|group| *group != unmapped).collect();
             self.identity = Arc::new(Identity { groups, ..(*self.identity).clone() });
         }
-        self.caller.rule = settings.first_fit(&self.identity, self.cgroup.as_deref());
+        let place = match &self.cgroup {
+            Some(cgroup) => Place::Cgroup(cgroup),
+            // Nobody asks where the worker is that has delegated it, once that has gone.
+            None if is_confined => Place::Nowhere,
+            None => Place::Unknown,
+        };
+        self.caller.rule = settings.first_fit(&self.identity, place);
         let rule = settings.rule_of(self.caller);
         let in_admin_group = settings.admin_group.is_some_and(|group| self.identity.is_in(group));
         let admin = self.identity.uid == 0 || in_admin_group || rule.is_some_and(|rule| rule.admin);

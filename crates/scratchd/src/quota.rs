@@ -1,7 +1,6 @@
 //! Quotas on disk follow the table's word: what a lease is held to is taken off those above it before it is made, and given
 //! back when it is forgotten.
 
-use rustix::io::Errno;
 use scratch_fs::{Firmness, FsError, NewQuota, QuotaId};
 use scratch_lease::{Lease, LeaseId, Quota, Refusal, Share, Terms};
 use scratch_proto::v1;
@@ -97,6 +96,12 @@ impl Broker {
         Some(v1::Used { bytes: Some(used.bytes), inodes: used.inodes })
     }
 
+    /// The lease above whose quota this one's was taken off.
+    pub(crate) fn quota_above(&self, id: LeaseId) -> Option<LeaseId> {
+        let state = self.lock();
+        state.table.quota_above(state.table.lease(id)?)
+    }
+
     /// What is to be seen to when this lease is forgotten.
     pub(crate) fn loosened(&self, id: LeaseId) -> Option<Loosened> {
         let state = self.lock();
@@ -127,11 +132,15 @@ impl Broker {
         };
         let grows = |before: Option<u64>, wanted: Option<u64>| wanted > before;
         let grows = grows(before.bytes, wanted.bytes) || grows(before.inodes, wanted.inodes);
-        let more = wanted.bytes.zip(before.bytes).map_or(0, |(wanted, before)| wanted.saturating_sub(before));
-        let fitted = if above.is_none() && pool.disk.memory_left().is_some_and(|left| more > left) {
-            Err(FsError::new("find memory for lease in", pool.disk.path(), Errno::NOSPC).into())
-        } else {
-            self.fit_resized(pool, id, above.filter(|_| grows), above.filter(|_| !grows))
+        let more = |wanted: Option<u64>, before| {
+            wanted.zip(before).map_or(0, |(wanted, before)| wanted.saturating_sub(before))
+        };
+        let more = (more(wanted.bytes, before.bytes), more(wanted.inodes, before.inodes));
+        let fit = || self.fit_resized(pool, id, above.filter(|_| grows), above.filter(|_| !grows));
+        // What is carved out of another lease is there already.
+        let fitted = match above {
+            Some(_) => fit(),
+            None => pool.disk.with_memory(more, fit).map_err(RequestError::from).flatten(),
         };
         if fitted.is_err() {
             self.lock().table.restore_limits(id, before);

@@ -187,14 +187,17 @@ impl Reaper {
     pub(crate) fn when_lease_is_freed(&self, lease: LeaseId, when_freed: WhenFreed) {
         let mut queue = self.lock();
         let of_lease = |subject: &&Subject| matches!(subject, Subject::Trash(_, tree) if tree.lease == lease);
-        match queue.working.iter().chain(queue.waiting.iter()).filter(of_lease).max().copied() {
-            Some(subject) => queue.when_freed.entry(subject).or_default().push(when_freed),
-            None => {
-                let owed = queue.debts.iter().filter(|debt| debt.lease == Some(lease));
-                let owed = owed.map(|debt| debt.subject.id()).collect();
-                drop(queue);
-                when_freed(owed);
-            }
+        let under_way = queue.working.iter().chain(queue.waiting.iter()).filter(of_lease);
+        let under_way: HashSet<_> = under_way.copied().collect();
+        if under_way.is_empty() {
+            let owed = queue.debts.iter().filter(|debt| debt.lease == Some(lease));
+            let owed = owed.map(|debt| debt.subject.id()).collect();
+            drop(queue);
+            return when_freed(owed);
+        }
+        let gather = Gather::new(under_way.len(), Vec::new(), when_freed);
+        for subject in under_way {
+            queue.when_freed.entry(subject).or_default().push(gather.one());
         }
     }
 
@@ -284,13 +287,6 @@ impl Reaper {
             Subject::Lease(_) | Subject::Record(_) | Subject::Foreign(..) => false,
         };
         queue.waiting.iter().chain(&queue.working).filter(wanted).count()
-    }
-
-    /// Whether trees of this pool wait to be freed or are being freed.
-    pub(crate) fn has_trash_in(&self, pool: PoolId) -> bool {
-        let queue = self.lock();
-        let of_pool = |subject: &Subject| matches!(subject, Subject::Trash(of, _) if *of == pool);
-        queue.waiting.iter().chain(&queue.working).any(of_pool)
     }
 
     /// Whether a tree that was this lease's, or an area of it, waits to be freed or is being freed.

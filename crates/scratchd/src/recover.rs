@@ -154,7 +154,9 @@ impl Broker {
         start: &mut Start,
         recovered: &mut Recovered,
     ) {
-        let (pool, is_there) = (ground.pool, ground.directories.contains(&lease));
+        // What is in memory is there, whatever has become of its place in the pool.
+        let in_memory = !ground.pool.disk.has_paths() && ground.pool.disk.reaches(lease);
+        let (pool, is_there) = (ground.pool, in_memory || ground.directories.contains(&lease));
         let (state, record) = match record {
             Some(Ok(record)) if !is_there && ground.was_ended(lease, &record) => (FoundRecord::Ended, Some(record)),
             Some(Ok(record)) => (FoundRecord::Whole, Some(record)),

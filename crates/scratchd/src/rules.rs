@@ -44,6 +44,17 @@ pub(crate) struct Rule {
     pub(crate) config: RuleConfig,
 }
 
+/// Where a peer is, as far as rules ask.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place<'a> {
+    /// In this cgroup.
+    Cgroup(&'a Path),
+    /// In one that can't be told.
+    Unknown,
+    /// In none: there is no process to ask for.
+    Nowhere,
+}
+
 impl RuleConfig {
     /// Fills in what the rule doesn't say from `limits`, the section.
     ///
@@ -58,9 +69,6 @@ impl RuleConfig {
 
     /// What makes no sense about it.
     pub(crate) fn nonsense(&self, config: &Config) -> Option<String> {
-        if self.user.is_none() && self.group.is_none() && self.cgroup.is_none() {
-            return Some("a rule is for nobody; give it user, group or cgroup".to_owned());
-        }
         if self.cgroup.as_ref().is_some_and(|cgroup| !cgroup.is_absolute()) {
             return Some("a rule's cgroup is a path from the root, like \"/system.slice/ci.service\"".to_owned());
         }
@@ -95,11 +103,17 @@ impl Rule {
         })
     }
 
-    /// Whether it is for this peer. A cgroup that is not known fits no rule.
-    pub(crate) fn fits(&self, identity: &Identity, cgroup: Option<&Path>) -> bool {
+    /// Whether it is for this peer. One that names nobody is for all. A cgroup that is not known fits no rule but one that
+    /// denies.
+    pub(crate) fn fits(&self, identity: &Identity, place: Place<'_>) -> bool {
+        let fits = |top: &PathBuf| match place {
+            Place::Cgroup(cgroup) => cgroup.starts_with(top),
+            Place::Unknown => self.config.deny,
+            Place::Nowhere => false,
+        };
         self.uid.is_none_or(|uid| uid == identity.uid)
             && self.gid.is_none_or(|gid| identity.is_in(gid))
-            && self.cgroup.as_ref().is_none_or(|top| cgroup.is_some_and(|cgroup| cgroup.starts_with(top)))
+            && self.cgroup.as_ref().is_none_or(fits)
     }
 }
 
@@ -128,17 +142,25 @@ mod tests {
     fn all_that_a_rule_names_must_fit() {
         let config = config("[[rule]]\nuser = \"5\"\ngroup = \"6\"\ncgroup = \"/ci.slice\"\n").unwrap();
         let rule = Rule::of(&config.rule[0]).unwrap();
-        let inside = Some(Path::new("/ci.slice/job-1.scope"));
-        assert!(rule.fits(&peer(5, 6, &[]), inside) && rule.fits(&peer(5, 1, &[2, 6]), Some(Path::new("/ci.slice"))));
+        let at = |path| Place::Cgroup(Path::new(path));
+        let inside = at("/ci.slice/job-1.scope");
+        assert!(rule.fits(&peer(5, 6, &[]), inside) && rule.fits(&peer(5, 1, &[2, 6]), at("/ci.slice")));
         assert!(!rule.fits(&peer(4, 6, &[]), inside) && !rule.fits(&peer(5, 7, &[8]), inside));
-        assert!(!rule.fits(&peer(5, 6, &[]), Some(Path::new("/ci.slicer"))));
-        assert!(!rule.fits(&peer(5, 6, &[]), None));
+        assert!(!rule.fits(&peer(5, 6, &[]), at("/ci.slicer")));
+        assert!(!rule.fits(&peer(5, 6, &[]), Place::Unknown));
+    }
+
+    #[test]
+    fn what_is_not_known_is_denied_and_given_nothing() {
+        let config = config("[[rule]]\ncgroup = \"/\"\ndeny = true\n[[rule]]\ndeny = true\n").unwrap();
+        let [below, all] = [0, 1].map(|rule| Rule::of(&config.rule[rule]).unwrap());
+        assert!(below.fits(&peer(5, 6, &[]), Place::Unknown) && !below.fits(&peer(5, 6, &[]), Place::Nowhere));
+        assert!(all.fits(&peer(5, 6, &[]), Place::Unknown) && all.fits(&peer(0, 0, &[]), Place::Nowhere));
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         for (rule, expected) in [
-            ("", "for nobody"),
             ("user = \"1\"\ncolour = 1", "colour"),
             ("user = \"1\"\nlimits = { leased = 1 }", "leased"),
             ("user = \"1\"\nlimits = { ttl_min = \"2s\", ttl_max = \"1s\" }", "ttl_min"),

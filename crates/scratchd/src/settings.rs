@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use crate::broker::Broker;
 use crate::config::{Config, ForeignConfig, HandlesConfig, LimitsConfig, MeterConfig};
 use crate::peer::{Identity, Overflow};
-use crate::rules::{Rule, RuleConfig};
+use crate::rules::{Place, Rule, RuleConfig};
 use crate::start::StartError;
 
 /// What may change while the broker runs. The pool may not.
@@ -75,8 +75,8 @@ impl Settings {
     }
 
     /// The first rule that fits.
-    pub(crate) fn first_fit(&self, identity: &Identity, cgroup: Option<&Path>) -> Option<u16> {
-        let first = self.rules.iter().position(|rule| rule.fits(identity, cgroup))?;
+    pub(crate) fn first_fit(&self, identity: &Identity, place: Place<'_>) -> Option<u16> {
+        let first = self.rules.iter().position(|rule| rule.fits(identity, place))?;
         u16::try_from(first).ok()
     }
 

@@ -10,6 +10,7 @@ use crate::broker::Broker;
 use crate::load::InUse;
 use crate::peer::Identity;
 use crate::reaper::Owed;
+use crate::rules::Place;
 
 /// Tenants that are shown at most.
 const SHOWN_MAX: usize = 4096;
@@ -46,7 +47,7 @@ impl Broker {
         let nobody = || Arc::new(Identity { uid: tenant, gid: u32::MAX, groups: Vec::new() });
         match self.loads.rule(tenant) {
             Some(rule) => rule,
-            None => self.settings.get().first_fit(&identity.unwrap_or_else(nobody), None),
+            None => self.settings.get().first_fit(&identity.unwrap_or_else(nobody), Place::Nowhere),
         }
     }
 

@@ -29,7 +29,10 @@ impl Broker {
                 return false;
             }
         }
-        let Some(holders) = self.lock().table.gone(id, until) else {
+        let above = self.quota_above(id);
+        let gone = self.lock().table.gone(id, until);
+        above.into_iter().for_each(|above| self.fit_or_tell(above));
+        let Some(holders) = gone else {
             // Somebody wanted it freed meanwhile, found nothing at its path and forgot it.
             self.discard(pool.id, name, None);
             return true;

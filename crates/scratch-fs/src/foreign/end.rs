@@ -131,8 +131,9 @@ impl ForeignEntry {
 
     fn left(&self, parent: BorrowedFd<'_>, error: FsError) -> ForeignLeft {
         let name = self.aside().unwrap_or_default();
-        let bytes = self.as_tenant(|| Ok(usage_of(parent, &name))).ok().flatten().map_or(0, |usage| usage.bytes);
-        let blocker = Blocker::of(parent, &name, error.errno);
+        let looked = self.as_tenant(|| Ok((usage_of(parent, &name), Blocker::of(parent, &name, error.errno))));
+        let (usage, blocker) = looked.unwrap_or((None, Blocker::Other));
+        let bytes = usage.map_or(0, |usage| usage.bytes);
         ForeignLeft { error, blocker, bytes }
     }
 

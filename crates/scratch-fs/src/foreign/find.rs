@@ -79,7 +79,7 @@ impl ForeignEntry {
         let handle = FileHandle { kind: wanted.handle_kind, bytes: wanted.handle.clone() };
         match scratch_sys::open_by_handle(mounted.as_fd(), &handle, HOLD) {
             // Only the file system that gave the handle out can say that it is gone.
-            Err(Errno::STALE) if same_boot || !wanted.uuid.is_empty() => Some(Ok(FoundParent::Gone)),
+            Err(Errno::STALE) if !wanted.uuid.is_empty() => Some(Ok(FoundParent::Gone)),
             Err(_) => None,
             Ok(held) => {
                 let found = Node::of_parent(held.as_fd()).ok()?;
@@ -95,10 +95,11 @@ impl ForeignEntry {
         path.ancestors().find_map(|above| {
             let opened = open_path(above, flags).ok()?;
             let found = Node::of_parent(opened.as_fd()).ok()?;
-            let is_on_it = if same_boot {
+            let is_on_it = if !wanted.uuid.is_empty() && !found.uuid.is_empty() {
+                // Numbers of devices are given again, in one boot too.
+                found.uuid == wanted.uuid && (!same_boot || found.device == wanted.device)
+            } else if same_boot {
                 found.device == wanted.device
-            } else if !wanted.uuid.is_empty() && !found.uuid.is_empty() {
-                found.uuid == wanted.uuid
             } else {
                 wanted.file_system != 0 && found.file_system == wanted.file_system
             };

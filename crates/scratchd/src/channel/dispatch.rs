@@ -150,6 +150,7 @@ fn grant(
         }
     };
     if request.tenant.is_some()
+        && client.peer.caller.admin
         && let Some(tokio) = broker.tokio.get()
     {
         // The user data base may be far away.

@@ -28,7 +28,6 @@ use crate::peer::Peer;
 const THREADS_MAX: usize = 16;
 
 /// Something for a channel thread that did not come through a socket.
-#[expect(clippy::large_enum_variant, reason = "letters are few at a time: a box would be an allocation for each")]
 pub(crate) enum Mail {
     /// The answer to a request that was worked on elsewhere.
     Reply(Box<LateReply>),

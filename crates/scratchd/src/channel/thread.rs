@@ -214,20 +214,21 @@ impl Thread {
                 self.connections.insert(token, connection);
             }
             // An event tells of it, by the second: nobody is to fill the log with this.
-            Err(error @ RequestError::LimitConnections { .. }) => tracing::debug!(%error, "a connection was refused"),
-            Err(error) => tracing::warn!(%error, "a connection was refused"),
+            Err(error @ RequestError::FileSystem(_)) => tracing::warn!(%error, "a connection was refused"),
+            Err(error) => tracing::debug!(%error, "a connection was refused"),
         }
     }
 
     fn admit(&self, socket: OwnedFd, token: u64) -> Result<Connection, RequestError> {
         let system = |errno| scratch_fs::FsError::new("listen to", "a connection", errno);
-        let settings = self.broker.settings.get();
         let tell = |error: &RequestError| {
             let told = of_broker(refusal(error, None)).encode_to_vec();
             // It is closed in any case.
             let _ = scratch_sys::send_packet(socket.as_fd(), &told, &[], SendFlags::DONTWAIT);
         };
         let peer = self.broker.peer(socket.as_fd()).inspect_err(tell)?;
+        // Not older than those that it was looked at under.
+        let settings = self.broker.settings.get();
         let tenant = peer.identity.uid;
         let limits = settings.limits_of(peer.caller);
         let limit = limits.connections;

@@ -86,6 +86,9 @@ impl PoolConfig {
                 self.memory()
             ));
         }
+        if self.backend == Backend::Tmpfs && self.high_water != HighWaterConfig::default() {
+            return Some(format!("pool {:?}: high_water is for pools on disk; size bounds this one", self.name));
+        }
         None
     }
 

@@ -12,6 +12,7 @@ use scratch_proto::v1;
 use super::{Area, Parent, ParentKey, kind_of};
 use crate::broker::Broker;
 use crate::client::Client;
+use crate::clock;
 use crate::load::Counted;
 use crate::peer::Identity;
 use crate::plan::{Plan, exact_name, plan};
@@ -129,7 +130,11 @@ impl Broker {
             counted.ok_or(RequestError::LimitForeign { what: "such requests under way", limit: UNDER_WAY_MAX })?;
         let identity = self.identity_for(client, lease)?;
         let caller = client.peer.caller;
-        let reserved = self.lock().table.reserve_areas(lease, caller, 1)?;
+        let reserved = {
+            let mut state = self.lock();
+            state.table.take_creates(caller, 1, clock::now())?;
+            state.table.reserve_areas(lease, caller, 1)?
+        };
         Ok(Asked { caller, identity, lease, is_own, request, reserved, _counted: counted })
     }
 

@@ -74,7 +74,12 @@ impl Service {
             ..v1::PoolStatus::default()
         };
         (status.bytes_promised, status.inodes_promised) = self.0.lock().table.promised(pool.id);
+        let memory = pool.disk.memory_left();
+        if let Some((total, free)) = memory {
+            (status.bytes_total, status.bytes_free) = (total, free);
+        }
         match pool.disk.space() {
+            _ if memory.is_some() => {}
             Ok(space) => {
                 status.bytes_total = space.f_blocks.saturating_mul(space.f_frsize);
                 status.bytes_free = space.f_bavail.saturating_mul(space.f_frsize);

@@ -94,17 +94,22 @@ pub(super) fn admitted(
 }
 
 fn admit(broker: &Arc<Broker>, stream: UnixStream, refuses_descriptors: bool) -> Option<Connection> {
-    let settings = broker.settings.get();
     let failed = |errno| RequestError::from(FsError::new("hold", "a connection", errno));
     let looked = broker.peer(stream.as_fd());
     let with_socket = |peer| Ok((peer, rustix::io::fcntl_dupfd_cloexec(&stream, 0).map_err(failed)?));
     let (peer, socket) = match looked.and_then(with_socket) {
         Ok(known) => known,
-        Err(error) => {
+        Err(error @ RequestError::FileSystem(_)) => {
             tracing::warn!(%error, "a gRPC connection was refused");
             return None;
         }
+        Err(error) => {
+            tracing::debug!(%error, "a gRPC connection was refused");
+            return None;
+        }
     };
+    // Not older than those that it was looked at under.
+    let settings = broker.settings.get();
     let tenant = peer.identity.uid;
     let seat = broker.loads.join(tenant, settings.limits_of(peer.caller).connections);
     if seat.is_none() {

@@ -80,8 +80,11 @@ impl Renewal {
     }
 
     fn renew(&self, request: v1::KeepAliveRequest) -> v1::KeepAliveResponse {
-        let renewed =
-            lease_id(&request.lease).and_then(|lease| self.broker.keep_alive_by(self.id, self.shared.caller(), lease));
+        let renewed = self
+            .shared
+            .look_again(&self.broker)
+            .and_then(|()| lease_id(&request.lease))
+            .and_then(|lease| self.broker.keep_alive_by(self.id, self.shared.caller(), lease));
         let (granted_ttl, error) = match renewed {
             Ok(granted) => (granted.map(wire_duration), None),
             Err(error) => (None, Some(error.to_wire(None))),

@@ -146,8 +146,10 @@ impl Watch {
         }
     }
 
-    /// The next events; `None` when some are no longer kept.
+    /// The next events; `None` when some are no longer kept, or it may not be here any more, which it is told when it comes
+    /// again.
     fn look(&mut self) -> Option<News> {
+        self.shared.look_again(&self.broker).ok()?;
         let mut state = self.broker.lock();
         let table = state.table.at(clock::now());
         let newest = table.revision();

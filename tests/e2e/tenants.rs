@@ -369,3 +369,26 @@ fn a_pool_above_its_high_water_ends_what_was_marked_for_that_and_grants_nothing(
         eventually(DEADLINE, "it grants again", || grant(&[]).is_ok());
     });
 }
+
+#[test]
+fn what_can_not_be_freed_yet_counts() {
+    let test = "tenants::what_can_not_be_freed_yet_counts";
+    contained(test, || {
+        if !for_root(test) {
+            return;
+        }
+        let broker = Broker::start(configured("[limits]\nbytes = \"100KiB\"\n"));
+        let grant = || grant_as(&broker, TENANT, &["--size", "60KiB", "--soft"]);
+        let lease = grant().expect("there is room");
+        let theirs = lease.join("theirs");
+        fs::create_dir(&theirs).expect("root may");
+        fs::write(theirs.join("file"), "theirs").expect("root may");
+        std::os::unix::fs::chown(&theirs, Some(OTHER), Some(OTHER)).expect("root may");
+        let id = lease.file_name().and_then(|name| name.to_str()).expect("an id is plain text");
+        assert!(broker.scratch(&["lease", "revoke", id]).status().expect("the program can be run").success());
+        eventually(DEADLINE, "it is debt", || broker.json(&["debt"]).as_array().is_some_and(|debts| debts.len() == 1));
+        assert_eq!(grant(), reason("LIMIT_BYTES"), "what is there no more still takes room");
+        assert!(broker.scratch(&["reap", "--foreign"]).status().expect("the program can be run").success());
+        eventually(DEADLINE, "it takes none", || grant().is_ok());
+    });
+}

@@ -236,6 +236,8 @@ mod tests {
             reason: Some(reason),
             limits: Some(v1::Limits { bytes: 0, inodes: 9 }),
             limits_left: Some(v1::LimitsLeft { bytes: Some(0), inodes: Some(3) }),
+            used: Some(v1::Used { bytes: Some(7), inodes: None }),
+            firmness: v1::Firmness::Hard.into(),
             ..v1::Lease::default()
         };
         let file = v1::Area {
@@ -246,7 +248,10 @@ mod tests {
         };
         let memory = v1::Area { id: b"#1".to_vec(), kind: v1::Kind::Memory.into(), ..v1::Area::default() };
         let value = lease_with_areas(&shown, &[v1::Area { bytes: Some(4096), ..file }, memory], &[]);
-        let limits = json!({ "bytes": null, "inodes": 9, "bytes_left": 0, "inodes_left": 3 });
+        let limits = json!({
+            "bytes": null, "inodes": 9, "bytes_left": 0, "inodes_left": 3, "bytes_used": 7, "inodes_used": null,
+            "firmness": "hard"
+        });
         assert_eq!(value["limits"], limits);
         assert_eq!(value["reason"], json!({ "code": "HELD", "text": "by a process", "time": null }));
         let expected = json!([

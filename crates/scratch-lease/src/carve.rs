@@ -100,7 +100,7 @@ impl Account {
     }
 
     /// What it costs the tenant: its limit, unless that was carved out of another one.
-    fn granted(&self) -> u64 {
+    pub(crate) fn granted(&self) -> u64 {
         self.limit.filter(|_| self.above.is_none()).unwrap_or(0)
     }
 

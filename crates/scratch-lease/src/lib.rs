@@ -21,6 +21,7 @@ mod rate;
 mod reason;
 mod recover;
 mod refusal;
+mod remains;
 mod renew;
 mod table;
 mod tenant;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use crate::event::Log;
 use crate::index::Index;
 use crate::quota::Amounts;
+use crate::remains::Remains;
 use crate::{BootTime, Caller, Lease, LeaseId, LeaseState, Limits, PoolId, Refusal, TenantId, Usage};
 
 /// All leases of a broker. Decides, and does nothing itself: [`due`](Table::due) says what is to be done.
@@ -23,6 +24,8 @@ pub struct Table {
     pub(crate) totals: Usage,
     /// What each pool has promised to leases that are not below another that was promised it.
     pub(crate) promised: HashMap<PoolId, Amounts>,
+    /// What leases still take that are here no more.
+    pub(crate) remains: HashMap<LeaseId, Remains>,
     pub(crate) log: Log,
 }
 
@@ -40,6 +43,7 @@ impl Table {
             tenants: HashMap::new(),
             totals: Usage::default(),
             promised: HashMap::new(),
+            remains: HashMap::new(),
             log: Log::default(),
         }
     }

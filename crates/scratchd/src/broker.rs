@@ -342,7 +342,7 @@ impl Broker {
         let holders: Vec<_> = {
             let mut state = self.lock();
             let holders = state.table.lease(id).map(|lease| lease.holders().to_vec()).unwrap_or_default();
-            state.table.at(clock::now()).forget(id);
+            state.table.at(clock::now()).forget_until_freed(id);
             state.identities.remove(&id);
             state.places.remove(&id);
             state.quotas.remove(&id);
@@ -352,6 +352,7 @@ impl Broker {
             self.loosen(pool, &loosened);
         }
         self.let_go(id, &holders);
+        self.count_what_is_left(id);
         self.activity();
     }
 

@@ -7,7 +7,7 @@ mod start;
 
 pub(crate) use make::Made;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
@@ -36,7 +36,8 @@ pub(crate) struct Foreign {
 
 #[derive(Debug, Default)]
 struct Known {
-    areas: HashMap<AreaId, Area>,
+    /// By lease: what a lease has is found without a look at all others'.
+    areas: BTreeMap<AreaId, Area>,
     tenants: HashMap<u32, Tenant>,
 }
 
@@ -85,16 +86,11 @@ impl Foreign {
         Some((kind_of(&area.entry), area.entry.shown()))
     }
 
-    /// The areas of a lease that are there and from now on are to go.
-    fn take_of(&self, lease: LeaseId) -> Vec<u32> {
-        let mut known = self.lock();
-        let of_lease = known.areas.iter_mut().filter(|((of, _), area)| *of == lease && !area.ends);
-        of_lease
-            .map(|((_, number), area)| {
-                area.ends = true;
-                *number
-            })
-            .collect()
+    /// The areas of a lease that are there.
+    fn of_lease(&self, lease: LeaseId) -> Vec<u32> {
+        let known = self.lock();
+        let of_lease = known.areas.range((lease, 0)..=(lease, u32::MAX));
+        of_lease.filter(|(_, area)| !area.ends).map(|((_, number), _)| *number).collect()
     }
 
     /// One area that from now on is to go. False: it is already, or is not there.

@@ -178,6 +178,12 @@ impl Reaper {
         self.changed.notify_one();
     }
 
+    /// How many trees of this tenant are to be removed where they are: each has a descriptor.
+    pub(crate) fn count_in_place(&self, tenant: u32) -> usize {
+        let of_tenant = |subject: &&Subject| matches!(subject, Subject::Trash(_, tree) if tree.tenant == tenant);
+        self.lock().in_place.keys().filter(of_tenant).count()
+    }
+
     /// A tree that is about to be pushed is to be removed where it is.
     pub(crate) fn in_place(&self, pool: PoolId, tree: TrashName, place: Trash) {
         self.lock().in_place.insert(Subject::Trash(pool, tree), Arc::new(place));
@@ -294,6 +300,12 @@ impl Reaper {
         let queue = self.lock();
         let of_lease = |subject: &Subject| matches!(subject, Subject::Trash(_, tree) if tree.lease == lease);
         queue.waiting.iter().chain(&queue.working).any(of_lease)
+    }
+
+    /// Whether a tree that was this lease's is on its way or owed.
+    fn has_any_of(&self, lease: LeaseId) -> bool {
+        let is_owed = |debt: &Debt| matches!(debt.subject, Subject::Trash(_, tree) if tree.lease == lease);
+        self.has_trash_of(lease) || self.lock().debts.iter().any(is_owed)
     }
 
     /// Whether nothing is left that this broker could still free.
@@ -510,7 +522,17 @@ impl Broker {
         }
         self.note_debts(Some(subject), &owed);
         self.reaper.done(subject, owed);
+        if let Subject::Trash(_, tree) = subject {
+            self.count_what_is_left(tree.lease);
+        }
         self.activity();
+    }
+
+    /// The limits of a lease that is there no more count until nothing of it is left, which may be now.
+    pub(crate) fn count_what_is_left(&self, lease: LeaseId) {
+        if self.lock().table.remains(lease) && !self.reaper.has_any_of(lease) {
+            self.lock().table.freed(lease);
+        }
     }
 
     /// Whether somebody has taken away the directory of which nothing was known. Its record goes then.

@@ -32,6 +32,9 @@ pub(crate) enum Released {
     Trashed(PoolId, TrashName),
 }
 
+/// Trees of one tenant that may wait to be removed where they are: each keeps a descriptor.
+const IN_PLACE_MAX: usize = 256;
+
 impl Broker {
     /// Releases an area, or a name in the lease's directory that the client made by itself.
     ///
@@ -125,6 +128,9 @@ impl Broker {
         (lease, tenant): (LeaseId, u32),
     ) -> Result<TrashName, FsError> {
         match pool.disk.discard(directory, name, tenant, lease) {
+            Err(error) if error.errno == Errno::XDEV && self.reaper.count_in_place(tenant) >= IN_PLACE_MAX => {
+                Err(FsError::new("release, while so many wait to be freed,", shown(name), Errno::MFILE))
+            }
             Err(error) if error.errno == Errno::XDEV => {
                 let (tree, place) = pool.disk.trash().take_in_place(directory, name, tenant, lease)?;
                 self.reaper.in_place(pool.id, tree, place);

@@ -47,18 +47,16 @@ impl Broker {
         when_freed: Option<WhenFreed>,
     ) {
         let subject = Subject::Foreign(lease, number);
-        let is_mine = self.foreign.take((lease, number));
-        if self.reaper.begin_foreign(subject, is_mine, when_aside, when_freed) {
+        let take = || self.foreign.take((lease, number));
+        if self.reaper.begin_foreign(subject, take, when_aside, when_freed) {
             self.try_foreign(subject);
         }
     }
 
     /// Ends all areas of a lease that has ended.
     pub(crate) fn end_foreign_of(self: &Arc<Self>, lease: LeaseId) {
-        for number in self.foreign.take_of(lease) {
-            if self.reaper.begin_foreign(Subject::Foreign(lease, number), true, None, None) {
-                self.try_foreign(Subject::Foreign(lease, number));
-            }
+        for number in self.foreign.of_lease(lease) {
+            self.end_foreign(lease, number, None, None);
         }
     }
 

@@ -273,7 +273,8 @@ impl Broker {
         };
         let found = {
             let known = self.foreign.lock();
-            let mut of_lease = known.areas.iter().filter(|((lease, _), area)| *lease == asked.lease && !area.ends);
+            let of_lease = known.areas.range((asked.lease, 0)..=(asked.lease, u32::MAX));
+            let mut of_lease = of_lease.filter(|(_, area)| !area.ends);
             of_lease.find(|(_, area)| is_it(&area.entry)).map(|((_, number), area)| (*number, area.entry.child.clone()))
         };
         let Some((number, Some(child))) = found else { return Ok(None) };

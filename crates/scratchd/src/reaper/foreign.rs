@@ -38,16 +38,17 @@ impl Apart {
 }
 
 impl Reaper {
-    /// Begins with an area that is to go, if that is the caller's to do, and notes who waits for it. False: somebody else is
-    /// at it, or was.
+    /// Begins with an area that is to go, if that is the caller's to do, and notes who waits for it; `take` says so, when
+    /// nobody can ask in between. False: somebody else is at it, or was.
     pub(crate) fn begin_foreign(
         &self,
         subject: Subject,
-        is_mine: bool,
+        take: impl FnOnce() -> bool,
         when_aside: Option<WhenFreed>,
         when_freed: Option<WhenFreed>,
     ) -> bool {
         let mut queue = self.lock();
+        let is_mine = take();
         if is_mine {
             queue.working.insert(subject);
             queue.apart.begun.insert(subject);

@@ -165,8 +165,9 @@ impl ForeignEntry {
         match rename_within(parent, name, aside) {
             Ok(()) => {}
             Err(Errno::NOENT) => return Ok(false),
-            // No room for another name, or somebody has taken it: it is removed under the one that it has.
-            Err(Errno::NOSPC | Errno::DQUOT | Errno::EXIST) => return Ok(true),
+            // No room for another name, or somebody has taken it: a directory is emptied through its own descriptor all the same.
+            // A file is owed: between a look and unlinkat its client may have put another one under the name that it has.
+            Err(Errno::NOSPC | Errno::DQUOT | Errno::EXIST) if self.is_directory => return Ok(true),
             Err(errno) => return Err(failed(errno)),
         }
         let found = descend(parent, aside, LOOK).and_then(|held| Node::of(held.as_fd())).map_err(failed)?;

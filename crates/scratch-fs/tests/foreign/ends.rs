@@ -165,3 +165,23 @@ fn nothing_mounted_is_entered() {
         fixture.assert_gone();
     }
 }
+
+#[test]
+fn a_file_is_not_removed_under_the_name_that_its_client_knows() {
+    if !contained(a_file_is_not_removed_under_the_name_that_its_client_knows) {
+        return;
+    }
+    let fixture = Fixture::new();
+    let mut entry = fixture.make(false).entry;
+    let (area, aside) = (fixture.path(&entry), std::str::from_utf8(&entry.aside).unwrap().to_owned());
+    fs::write(&area, "the area").unwrap();
+    // Somebody who has learnt it has taken the name that it would get.
+    let taken = fixture.directory().join(aside);
+    fs::write(&taken, "another's").unwrap();
+    let left = fixture.end(&mut entry).unwrap_err();
+    assert_eq!(left.error.errno, Errno::EXIST, "{left:?}");
+    assert_eq!((fs::read(&area).unwrap(), fs::read(&taken).unwrap()), (b"the area".to_vec(), b"another's".to_vec()));
+    fs::remove_file(taken).unwrap();
+    fixture.end(&mut entry).unwrap();
+    fixture.assert_gone();
+}

@@ -258,6 +258,20 @@ fn an_orderly_restart_takes_it_along() {
 }
 
 #[test]
+fn a_place_that_was_taken_away_ends_nothing() {
+    let test = "tmpfs::a_place_that_was_taken_away_ends_nothing";
+    contained(test, || {
+        let Some(mut broker) = start(test, true) else { return };
+        let (mut run, lease, path) = staying(&broker, None);
+        assert!(broker.terminate().success());
+        std::fs::remove_dir(&path).expect("it is empty to all but the command");
+        broker.restart();
+        assert_eq!(broker.json(&["debt"])[0]["lease"], lease.as_str(), "it is unknown, and told");
+        assert_eq!(answer(&mut run, "after"), "made after");
+    });
+}
+
+#[test]
 fn a_restart_that_ends_it_frees_it() {
     let test = "tmpfs::a_restart_that_ends_it_frees_it";
     contained(test, || {

@@ -193,7 +193,8 @@ impl Broker {
         for pool in self.pools.iter() {
             for (lease, _) in pool.disk.memories() {
                 let is_known = self.lock().table.lease(lease).is_some();
-                if is_known || !matches!(pool.disk.directory(lease), Ok(None)) {
+                // What is owed as unknown is kept, also where its place in the pool was taken away.
+                if is_known || self.reaper.owes(lease) || !matches!(pool.disk.directory(lease), Ok(None)) {
                     continue;
                 }
                 match pool.disk.end_memory(lease, self.uid) {

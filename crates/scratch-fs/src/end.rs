@@ -7,8 +7,10 @@ use rustix::fs::{AtFlags, RenameFlags, Stat, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use scratch_lease::LeaseId;
 
+use crate::descend::{LIST, descend};
 use crate::pool::name_of;
-use crate::{FsError, Pool, TrashName};
+use crate::remove::empty;
+use crate::{FsError, Leftover, Pool, Rights, TrashName};
 
 /// Which directory a lease's name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,12 @@ impl Pool {
             Ok(tree) => tree,
             // Also said where it is the trash that has gone.
             Err(error) if error.errno == Errno::NOENT && self.directory(lease)?.is_none() => return Ok(Ended::Gone),
+            // An empty directory needs no room to go.
+            Err(FsError { errno: Errno::NOSPC | Errno::DQUOT, .. })
+                if rustix::fs::unlinkat(&self.root, &name, AtFlags::REMOVEDIR).is_ok() =>
+            {
+                return Ok(Ended::Gone);
+            }
             Err(error) => return Err(FsError { path: self.lease_path(lease), ..error }),
         };
         let moved = rustix::fs::statat(self.trash.directory(), tree.to_cstring(), AtFlags::SYMLINK_NOFOLLOW);
@@ -77,6 +85,26 @@ impl Pool {
         // Where it can't be told whose it is, it is tried again later.
         moved.map_err(FsError::on("look at what was renamed into", self.trash.shown()))?;
         Ok(Ended::Replaced)
+    }
+
+    /// Empties the directory of a lease that has ended where it is, for when a file system is too full for a rename. What
+    /// can't be removed stays in it; of what was lifted out of it, that is told.
+    ///
+    /// # Errors
+    /// Of opening it. ESTALE: something else has its name.
+    pub fn empty_lease(
+        &self,
+        lease: LeaseId,
+        tenant: u32,
+        place: Place,
+        rights: Rights,
+    ) -> Result<Vec<Leftover>, FsError> {
+        let failed = |errno| FsError::new("empty lease", self.lease_path(lease), errno);
+        let held = descend(self.root.as_fd(), &name_of(lease), LIST).map_err(failed)?;
+        if !rustix::fs::fstat(&held).is_ok_and(|found| place.is(&found)) {
+            return Err(failed(Errno::STALE));
+        }
+        Ok(empty(&self.trash, held, (tenant, lease), rights))
     }
 
     /// Whether something is mounted on what has a lease's name: what lies below can't be seen, and is unknown.

@@ -2,9 +2,12 @@
 //! trash for another try. This file has the outside and the workers, walk.rs the walk.
 
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+
+use scratch_lease::LeaseId;
 
 use crate::FsError;
 use crate::blocker::Blocker;
@@ -65,14 +68,7 @@ pub fn remove_in_turns(
     workers: NonZeroUsize,
     is_over: &(dyn Fn() -> bool + Sync),
 ) -> Removal {
-    let work = Work {
-        trash,
-        rights,
-        queue: Queue::new(entries),
-        is_over,
-        left: Mutex::new(Vec::new()),
-        names_removed: AtomicU64::new(0),
-    };
+    let work = Work::new(trash, entries, rights, is_over);
     thread::scope(|scope| {
         let call_help = || {
             for _ in 1..workers.get() {
@@ -82,9 +78,25 @@ pub fn remove_in_turns(
         };
         work.run(Some(&call_help));
     });
-    let mut left = work.left.into_inner().unwrap_or_else(PoisonError::into_inner);
-    left.sort_unstable_by_key(|leftover| leftover.entry);
-    Removal { names_removed: work.names_removed.into_inner(), left, unfinished: work.queue.into_unfinished() }
+    work.into_removal()
+}
+
+/// Removes what is in a directory of one tenant's lease that is not in the trash, and can't be moved there for want of room:
+/// that takes none. The directory stays, and with it what can't be removed; of what is lifted out of it that is told.
+pub(crate) fn empty(
+    trash: &Trash,
+    directory: OwnedFd,
+    (tenant, lease): (u32, LeaseId),
+    rights: Rights,
+) -> Vec<Leftover> {
+    let entry = trash.fresh(tenant, lease);
+    let work = Work::new(trash, vec![entry], rights, &|| false);
+    if let Some(entry) = work.queue.next() {
+        Worker::new(trash, rights, &work.queue, None).empty(directory, entry);
+        work.queue.finish();
+    }
+    work.run(None);
+    work.into_removal().left
 }
 
 struct Work<'a> {
@@ -96,7 +108,18 @@ struct Work<'a> {
     names_removed: AtomicU64,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    fn new(trash: &'a Trash, entries: Vec<TrashName>, rights: Rights, is_over: &'a (dyn Fn() -> bool + Sync)) -> Self {
+        let queue = Queue::new(entries);
+        Self { trash, rights, queue, is_over, left: Mutex::new(Vec::new()), names_removed: AtomicU64::new(0) }
+    }
+
+    fn into_removal(self) -> Removal {
+        let mut left = self.left.into_inner().unwrap_or_else(PoisonError::into_inner);
+        left.sort_unstable_by_key(|leftover| leftover.entry);
+        Removal { names_removed: self.names_removed.into_inner(), left, unfinished: self.queue.into_unfinished() }
+    }
+
     /// One worker's share, until nothing is left to do.
     fn run(&self, call_help: Option<&dyn Fn()>) {
         let mut worker = Worker::new(self.trash, self.rights, &self.queue, call_help);

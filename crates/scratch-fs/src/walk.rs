@@ -94,27 +94,41 @@ impl<'a> Worker<'a> {
         let claim = Claim::new(self.rights, entry.tenant);
         let mut walk = Walk { worker: self, entry, claim, stack: Vec::new(), can_share: true, failure: None };
         walk.enter(entry.to_cstring());
-        while let Some(top) = walk.stack.last_mut() {
+        walk.run(is_over)
+    }
+
+    /// Removes what is in a held directory, which stays itself: `entry` is a name that the trash does not have.
+    pub(crate) fn empty(&mut self, directory: OwnedFd, entry: TrashName) {
+        let claim = Claim::new(self.rights, entry.tenant);
+        if claim.take(directory.as_fd()).is_ok() {
+            let stack = vec![Frame::new(directory, entry.to_cstring())];
+            Walk { worker: self, entry, claim, stack, can_share: true, failure: None }.run(&|| false);
+        }
+    }
+}
+
+impl Walk<'_, '_> {
+    /// Empties and leaves what is on the stack, and all below.
+    fn run(mut self, is_over: &dyn Fn() -> bool) -> Walked {
+        while let Some(top) = self.stack.last_mut() {
             if is_over() {
                 return Walked::Unfinished;
             }
             match top.pending.pop() {
                 Some(name) => {
-                    walk.enter(name);
-                    walk.share();
+                    self.enter(name);
+                    self.share();
                 }
-                None => match walk.list() {
+                None => match self.list() {
                     Ok(Listed::Part) => {}
-                    Ok(Listed::All) => walk.leave(),
-                    Err(errno) => walk.abandon(errno),
+                    Ok(Listed::All) => self.leave(),
+                    Err(errno) => self.abandon(errno),
                 },
             }
         }
-        walk.failure.map_or(Walked::Gone, |(error, blocker)| Walked::Left(error, blocker))
+        self.failure.map_or(Walked::Gone, |(error, blocker)| Walked::Left(error, blocker))
     }
-}
 
-impl Walk<'_, '_> {
     /// Where the names of this moment are: the top frame, or the trash.
     pub(crate) fn top(&self) -> BorrowedFd<'_> {
         self.stack.last().map_or_else(|| self.worker.trash.directory(), |frame| frame.directory.as_fd())

@@ -1,16 +1,16 @@
 //! The reaper: threads that free ended trees, and retry what is owed. Waits on: new trash, the time of the next retry.
 
 mod foreign;
+mod work;
 
 use std::collections::{HashMap, HashSet};
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use scratch_fs::{DebtBook, Leftover, Removal, Rights, Trash, TrashName};
+use scratch_fs::{DebtBook, Leftover, Trash, TrashName};
 use scratch_lease::{BootTime, LeaseId, PoolId};
 
-use crate::broker::{Broker, Dead};
+use crate::broker::Dead;
 use crate::cgroup::KnownCgroup;
 use crate::clock;
 use crate::debt::{Debt, Debts, Subject};
@@ -34,8 +34,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// How often the book of debts is written at most.
 const BOOK_EVERY: Duration = Duration::from_secs(1);
-
-const TWO_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
 
 /// Called when a tree is freed, or with the ids of what became debt.
 pub(crate) type WhenFreed = Box<dyn FnOnce(Vec<String>) + Send>;
@@ -389,6 +387,22 @@ impl Reaper {
         }
     }
 
+    /// What was to be written of the debts is.
+    fn book_is_written(&self) {
+        self.lock().book.being_written = false;
+    }
+
+    /// Where a tree is that is to be removed in its place.
+    fn take_place(&self, pool: PoolId, tree: TrashName) -> Option<Arc<Trash>> {
+        self.lock().in_place.remove(&Subject::Trash(pool, tree))
+    }
+
+    /// What remains of a tree in its place is still to be removed there.
+    fn put_places(&self, pool: PoolId, trees: impl Iterator<Item = TrashName>, place: &Arc<Trash>) {
+        let there = trees.map(|tree| (Subject::Trash(pool, tree), Arc::clone(place)));
+        self.lock().in_place.extend(there);
+    }
+
     /// Where the last turn of this tree has left off.
     fn take_rest(&self, pool: PoolId, tree: TrashName) -> Rest {
         let rest = self.lock().rests.remove(&Subject::Trash(pool, tree));
@@ -475,109 +489,5 @@ impl Queue {
         self.book.next = now + BOOK_EVERY;
         let book = |pool: &PoolId| (*pool, self.debts.to_book(*pool, &self.book.boot));
         Some(self.book.pools.iter().map(book).collect())
-    }
-}
-
-impl Broker {
-    /// One reaper thread's life.
-    pub(crate) fn reap(self: &Arc<Self>) -> ! {
-        loop {
-            match self.reaper.next() {
-                Task::Try { subject, alone, foreign } => self.try_once(subject, alone, foreign),
-                Task::Look(held_back) => self.reaper.looked_at(held_back),
-                Task::Write(books) => {
-                    for (pool, book) in books {
-                        if let Err(error) = self.pools.get(pool).disk.write_debts(&book) {
-                            tracing::warn!(%error, "what is owed is not written down: the next broker tries it anew");
-                        }
-                    }
-                    self.reaper.lock().book.being_written = false;
-                }
-            }
-        }
-    }
-
-    fn try_once(self: &Arc<Self>, subject: Subject, alone: bool, foreign: bool) {
-        let owed = match subject {
-            // A second worker is of use only while no other tree waits for its thread.
-            Subject::Trash(pool, tree) => {
-                match self.free((pool, tree), if alone { TWO_WORKERS } else { NonZeroUsize::MIN }, foreign) {
-                    Some(owed) => owed,
-                    None => return,
-                }
-            }
-            Subject::Lease(lease) => {
-                let owed = self.end_on_disk(lease, self.reaper.dead(&subject)).err();
-                owed.map(|debt| *debt).into_iter().collect()
-            }
-            Subject::Record(lease) => {
-                let debt = self.reaper.debt(&subject);
-                debt.filter(|debt| !self.is_settled(debt.pool, lease)).into_iter().collect()
-            }
-            // On a thread of its tenant, which says itself what came of it.
-            Subject::Foreign(..) => return self.try_foreign(subject),
-        };
-        for debt in &owed {
-            tracing::warn!(path = %debt.path.display(), blocker = %debt.blocker, "not removed, will be tried again");
-        }
-        self.note_debts(Some(subject), &owed);
-        self.reaper.done(subject, owed);
-        if let Subject::Trash(_, tree) = subject {
-            self.count_what_is_left(tree.lease);
-        }
-        self.activity();
-    }
-
-    /// The limits of a lease that is there no more count until nothing of it is left, which may be now.
-    pub(crate) fn count_what_is_left(&self, lease: LeaseId) {
-        if self.lock().table.remains(lease) && !self.reaper.has_any_of(lease) {
-            self.lock().table.freed(lease);
-        }
-    }
-
-    /// Whether somebody has taken away the directory of which nothing was known. Its record goes then.
-    fn is_settled(&self, pool: PoolId, lease: LeaseId) -> bool {
-        let pool = &self.pools.get(pool).disk;
-        let is_gone = matches!(pool.directory(lease), Ok(None));
-        is_gone && pool.drop_record(lease).is_ok()
-    }
-
-    /// What remains of a tree; `None` where its turn was over before that is known.
-    fn free(&self, (pool, tree): (PoolId, TrashName), workers: NonZeroUsize, foreign: bool) -> Option<Vec<Debt>> {
-        let rights = match (self.uid, foreign) {
-            (0, false) => Rights::TakeOver,
-            (0, true) => Rights::TakeOverForeign,
-            _ => Rights::Own,
-        };
-        let mut rest = self.reaper.take_rest(pool, tree);
-        let begun = Instant::now();
-        let (entries, turns) = (std::mem::take(&mut rest.entries), rest.turns);
-        let is_over = || self.reaper.is_over(tree, begun, turns);
-        let disk = &self.pools.get(pool).disk;
-        let in_place = self.reaper.lock().in_place.remove(&Subject::Trash(pool, tree));
-        let quota = disk.quota_of_tree(tree);
-        let Removal { names_removed, left, unfinished } = match &in_place {
-            Some(place) => scratch_fs::remove_in_turns(place, entries, rights, workers, &is_over),
-            None => disk.remove(tree, entries, rights, workers, &is_over),
-        };
-        rest.names_removed += names_removed;
-        rest.left.extend(left);
-        if let Some(in_place) = in_place {
-            let again = if unfinished.is_empty() { None } else { Some(tree) };
-            let there = rest.left.iter().map(|left| left.entry).chain(again);
-            let there = there.map(|entry| (Subject::Trash(pool, entry), Arc::clone(&in_place)));
-            self.reaper.lock().in_place.extend(there);
-        }
-        if !unfinished.is_empty() {
-            tracing::debug!(tree = %tree, names = names_removed, "not yet reaped, others have their turn");
-            self.reaper.put_back((pool, tree), Rest { entries: unfinished, turns: rest.turns + 1, ..rest }, foreign);
-            return None;
-        }
-        tracing::debug!(tree = %tree, names = rest.names_removed, left = rest.left.len(), "reaped");
-        if rest.left.is_empty() {
-            disk.drop_quota(quota);
-            self.note_reaped(tree, rest.names_removed);
-        }
-        Some(rest.left.iter().map(|left| Debt::of_leftover(pool, left)).collect())
     }
 }

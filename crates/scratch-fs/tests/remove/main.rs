@@ -7,6 +7,7 @@ mod contain;
 mod depth;
 mod fixture;
 mod foreign;
+mod in_place;
 mod kinds;
 mod mounts;
 mod permissions;

@@ -17,8 +17,9 @@ cargo xtask fuzz [TARGET…] [--seconds N]: all of these, or those that are name
   name     names, patterns, paths, ids
   tree     sequences of operations on files, with a canary beside them
 
-It needs a nightly compiler and cargo-fuzz (cargo install cargo-fuzz). What is found is in fuzz/artifacts; it becomes a test,
-and is mended.
+It needs a nightly compiler and cargo-fuzz (cargo install cargo-fuzz). What fails is in fuzz/artifacts; it becomes a test, and
+is mended. Inputs that reach more than fuzz/corpus does are in fuzz/found; a target's program with
+`-merge=1 corpus/TARGET found/TARGET` takes over those that are worth it.
 ";
 
 pub(crate) fn run(arguments: &[String]) -> Outcome {
@@ -57,12 +58,13 @@ pub(crate) fn fuzz(targets: &[&str], seconds: u32) -> Outcome {
     let mut failed = Vec::new();
     for target in targets {
         let program = built.join(&triple).join("release").join(target);
-        let [corpus, artifacts] = ["corpus", "artifacts"].map(|folder| root().join("fuzz").join(folder).join(target));
-        for folder in [&corpus, &artifacts] {
+        let folders = ["found", "corpus", "artifacts"].map(|folder| root().join("fuzz").join(folder).join(target));
+        for folder in &folders {
             std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         }
+        let [found, corpus, artifacts] = folders;
         let mut run = contained()?;
-        run.arg(program).arg(corpus).arg(format!("-artifact_prefix={}/", artifacts.display()));
+        run.arg(program).args([found, corpus]).arg(format!("-artifact_prefix={}/", artifacts.display()));
         run.args([&format!("-max_total_time={seconds}"), "-max_len=4096", "-timeout=20", "-print_final_stats=1"]);
         if let Err(why) = step(&mut run) {
             println!("{target}: {why}");

@@ -1,8 +1,8 @@
 //! Limits of bytes and inodes: a lease's own ones are carved out of those of the lease above it.
 //!
-//! A lease without a limit of its own shares the nearest one above it, in its pool: another pool's limits are its own. What is spent of a limit: the limits of the leases
-//! carved out of it, and, of inodes, one for each area that the broker made and for each lease that shares it, for its
-//! directory. It is given back when the area is released or the lease has left the table.
+//! A lease without a limit of its own shares the nearest one above it, in its pool: another pool's limits are its own. What is
+//! spent of a limit: the limits of the leases carved out of it, and, of inodes, one for each area that the broker made and for
+//! each lease that shares it, for its directory. It is given back when the area is released or the lease has left the table.
 
 use crate::{Caller, Grant, Lease, LeaseId, Limits, PoolId, Refusal, Table, TenantId, Usage};
 

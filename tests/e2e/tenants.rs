@@ -350,6 +350,13 @@ fn a_pool_above_its_high_water_ends_what_was_marked_for_that_and_grants_nothing(
         let id = |granted: Result<Value, String>| granted.expect("there is room")["id"].as_str().map(str::to_owned);
         let unmarked = id(grant(&[])).expect("a lease has an id");
         let marked = [(); 2].map(|()| id(grant(&["--preemptible"])).expect("a lease has an id"));
+        let mut channel = Channel::connect(&broker.handle_socket());
+        let mut with_nonce =
+            || match channel.ask(Op::Grant(GrantRequest { nonce: vec![7; 16], ..GrantRequest::default() })) {
+                Reply::Grant(granted) => granted.id,
+                other => panic!("no grant: {other:?}"),
+            };
+        let before = with_nonce();
         let path = |lease: &String| broker.pool_root().join(lease);
         let space = rustix::fs::statvfs(broker.pool_root()).expect("it is there");
         let filler = path(&unmarked).join("filler");
@@ -362,6 +369,7 @@ fn a_pool_above_its_high_water_ends_what_was_marked_for_that_and_grants_nothing(
             assert_eq!(broker.json(&["lease", "show", lease])["reason"]["code"], "PREEMPTED");
         }
         assert_eq!(grant(&["--preemptible"]).err().as_deref(), Some("POOL_FULL"));
+        assert_eq!(with_nonce(), before, "a grant that is sent again asks for nothing");
         assert_eq!(broker.json(&["status"])["pools"][0]["full"], "bytes");
         assert!(filler.exists(), "what is not marked is never ended");
         fs::remove_file(&filler).expect("it is there");

@@ -21,17 +21,16 @@ impl Table {
     }
 
     /// [`grant`](Self::grant) on behalf of a tenant: an admin may name any lease as the parent, a confined caller needs one.
-    /// To that no lease exists by its nonce: it could be another's.
     ///
     /// # Errors
     /// As `grant`.
     pub fn grant_by(&mut self, caller: Caller, mut grant: Grant, now: BootTime) -> Result<Granted, Refusal> {
+        if let Some(first) = self.granted_before(caller, grant.tenant, grant.nonce)? {
+            return Ok(Granted::Existing(first));
+        }
         if caller.confined_to.is_some() {
             grant.nonce = None;
             grant.parent.ok_or(Refusal::LeaseUnknown)?;
-        }
-        if let Some(first) = self.granted_before(grant.tenant, grant.nonce)? {
-            return Ok(Granted::Existing(first));
         }
         self.limits_of(caller).check_grant(&grant)?;
         if let Some(parent) = grant.parent {
@@ -104,8 +103,18 @@ impl Table {
         self.leases.insert(lease.id, Box::new(lease));
     }
 
-    /// The lease of a grant that is sent again. A nonce is free again once its lease is decided to end.
-    fn granted_before(&self, tenant: TenantId, nonce: Option<[u8; 16]>) -> Result<Option<LeaseId>, Refusal> {
+    /// The lease of a grant that is sent again. A nonce is free again once its lease is decided to end. To a confined caller no
+    /// lease exists by its nonce: it could be another's.
+    ///
+    /// # Errors
+    /// NONCE_BUSY while it is being granted.
+    pub fn granted_before(
+        &self,
+        caller: Caller,
+        tenant: TenantId,
+        nonce: Option<[u8; 16]>,
+    ) -> Result<Option<LeaseId>, Refusal> {
+        let nonce = nonce.filter(|_| caller.confined_to.is_none());
         let first = nonce.and_then(|nonce| self.index.nonce(tenant, nonce)).and_then(|first| self.leases.get(&first));
         match first {
             Some(first) if first.state == LeaseState::Granting => Err(Refusal::NonceBusy),

@@ -9,7 +9,7 @@ use scratch_fs::{FsError, Owner, Place, Record};
 use scratch_lease::{Caller, Grant, Granted, HolderId, LeaseId, NewHolder, Refusal, Share};
 use scratch_proto::v1;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, State};
 use crate::clock;
 use crate::drain::Drain;
 use crate::holders::{Asking, Holding, Passed, TWICE, Watched, note_of};
@@ -126,6 +126,8 @@ impl Broker {
         holders: &[Holding],
     ) -> Result<(LeaseId, Vec<HolderId>), Refused> {
         let note = note_of(holders);
+        let nonce = <[u8; 16]>::try_from(request.nonce.as_slice()).ok();
+        self.check_nonce(asking.caller, nonce, note)?;
         let id = new_id()?;
         let parent =
             if request.parent.is_empty() { asking.caller.confined_to } else { Some(lease_id(&request.parent)?) };
@@ -135,7 +137,7 @@ impl Broker {
             id,
             tenant: asking.caller.tenant,
             pool: pool.id,
-            nonce: <[u8; 16]>::try_from(request.nonce.as_slice()).ok(),
+            nonce,
             parent,
             holders: holders.iter().map(|(holder, _, _)| *holder).collect(),
             share,
@@ -242,6 +244,22 @@ impl Broker {
         }
     }
 
+    /// A grant that is sent again gets its lease, whatever has become of its pool or of the broker meanwhile.
+    fn check_nonce(&self, caller: Caller, nonce: Option<[u8; 16]>, note: &str) -> Result<(), Refused> {
+        let state = self.lock();
+        match state.table.granted_before(caller, caller.tenant, nonce).map_err(RequestError::from)? {
+            Some(first) => Err(self.existing(&state, first, note)),
+            None => Ok(()),
+        }
+    }
+
+    fn existing(&self, state: &State, id: LeaseId, note: &str) -> Refused {
+        match state.table.lease(id) {
+            Some(lease) => Refused::Existing(Box::new(self.wire_grant(lease, state.table.generation(), note))),
+            None => Refusal::LeaseUnknown.into(),
+        }
+    }
+
     /// The ids of the holders, in their order: one may be gone again before it is watched.
     fn decide_grant(&self, grant: Grant, asking: &Asking, note: &str) -> Result<Vec<HolderId>, Refused> {
         let id = grant.id;
@@ -259,11 +277,7 @@ impl Broker {
                 let lease = state.table.lease(id).ok_or(RequestError::Refused(Refusal::LeaseUnknown))?;
                 Ok(lease.holders().iter().map(|holder| holder.id).collect())
             }
-            Granted::Existing(id) => {
-                let generation = state.table.generation();
-                let lease = state.table.lease(id).ok_or(RequestError::Refused(Refusal::LeaseUnknown))?;
-                Err(Refused::Existing(Box::new(self.wire_grant(lease, generation, note))))
-            }
+            Granted::Existing(id) => Err(self.existing(&state, id, note)),
         }
     }
 

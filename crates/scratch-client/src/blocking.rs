@@ -66,7 +66,7 @@ impl Wait for Blocking {
 }
 
 /// Runs a future of this flavour to its end. It stops on its way only where another thread reads for this one, or connects.
-fn block<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     // Nearly always this is all, and needs no waker.
     if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

@@ -203,6 +203,10 @@ impl<W: Wait> Held<W> {
         &self.broker
     }
 
+    pub(crate) fn parts(&self) -> (Arc<Broker<W>>, Arc<Tenure>) {
+        (Arc::clone(&self.broker), Arc::clone(&self.tenure))
+    }
+
     pub(crate) fn site(&self) -> Site<'_, W> {
         Site::of(&self.broker, &self.tenure)
     }

@@ -69,6 +69,7 @@ mod reconnect;
 mod session;
 mod site;
 mod table;
+pub mod temp;
 mod tending;
 mod tenure;
 #[cfg(feature = "tokio")]

@@ -2,13 +2,14 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::mem;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
+use scratch_fs::NamePattern;
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
 use scratch_proto::v1::{PersistRequest, Replace as WireReplace};
@@ -107,6 +108,33 @@ impl<W: Wait> Named<W> {
 
     pub(crate) fn keep(mut self) {
         self.guarded_by = None;
+    }
+
+    /// Whether dropping it removes the area.
+    pub(crate) fn guard(&mut self, guard: bool) {
+        self.guarded_by = guard.then(std::process::id);
+    }
+
+    /// Whether it is in another directory than its lease's.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.elsewhere.is_some()
+    }
+
+    /// Has an area in another directory than its lease's stay there for good. Returns its path, which is another one only where
+    /// somebody has taken the old one in between.
+    pub(crate) async fn keep_there(&mut self) -> Result<PathBuf, ClientError> {
+        let Some(elsewhere) = &self.elsewhere else { return Err(ClientError::Protocol("an area of its lease")) };
+        // Under another name it is nobody's area; then it gets its own back.
+        let aside = NamePattern::new(b"kept-", b"", 16)?;
+        let aside = aside.draw().map_err(|errno| ClientError::io("draw", "a random name", errno))?;
+        let (held, path) = (elsewhere.held.as_fd(), elsewhere.path.clone());
+        let rename = |from: &CStr, to: &CStr| rustix::fs::renameat_with(held, from, held, to, RenameFlags::NOREPLACE);
+        rename(&self.name, &aside).map_err(|errno| ClientError::io("keep", self.path().unwrap_or(&path), errno))?;
+        let released = self.release().await;
+        let name = rename(&aside, &self.name).map_or(aside, |()| self.name.clone());
+        released?;
+        self.guarded_by = None;
+        Ok(path.join(OsStr::from_bytes(name.to_bytes())))
     }
 
     /// Moves it out of the lease; says whether it had to be copied.

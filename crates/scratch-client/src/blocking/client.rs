@@ -10,6 +10,7 @@ use super::{Blocking, Directory, Lease, NamedFile, block};
 use crate::broker::Broker;
 use crate::connect::Start;
 use crate::site::Site;
+use crate::temp::Under;
 use crate::{AreaOptions, ClientError, ConnectOptions, GrantOptions, Holder, Limits};
 
 /// A connection to the broker. Clones share it, and many threads may call at once.
@@ -139,6 +140,10 @@ impl Client {
     pub fn directory(&self, options: &AreaOptions) -> Result<Directory, ClientError> {
         let own = block(self.broker.own_lease())?;
         block(Site::of(&self.broker, &own).directory(options)).map(Directory::new)
+    }
+
+    pub(crate) fn under_own_lease(&self) -> Result<Under, ClientError> {
+        Ok(Under { broker: Arc::clone(&self.broker), tenure: block(self.broker.own_lease())? })
     }
 
     /// As [`Lease::anonymous`].

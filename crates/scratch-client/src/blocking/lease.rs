@@ -10,6 +10,7 @@ use scratch_proto::v1::Kind;
 
 use super::{Blocking, Directory, NamedFile, block};
 use crate::lease::Held;
+use crate::temp::Under;
 use crate::{AreaOptions, ClientError, Limits, Mount, holder};
 
 /// A lease of ours. Dropping the guard revokes the lease and everything under it, ignoring errors: the broker ends it in any
@@ -22,6 +23,11 @@ pub struct Lease {
 impl Lease {
     pub(super) fn new(held: Held<Blocking>) -> Self {
         Self { held }
+    }
+
+    pub(crate) fn under(&self) -> Under {
+        let (broker, tenure) = self.held.parts();
+        Under { broker, tenure }
     }
 
     /// Its id.

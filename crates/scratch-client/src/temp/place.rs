@@ -1,0 +1,92 @@
+//! Where things are made: under which lease, and in which directory.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{Mode, OFlags};
+use scratch_fs::FsError;
+use scratch_proto::v1::Kind;
+
+use crate::blocking::{Blocking, block};
+use crate::broker::Broker;
+use crate::named::Named;
+use crate::site::Site;
+use crate::tenure::Tenure;
+use crate::{AreaOptions, Client, ClientError, ConnectOptions};
+
+/// The client of this process, connected at first use.
+static CLIENT: Mutex<Option<Client>> = Mutex::new(None);
+
+/// The client that this module uses where it is given no lease: connected at first use, a session broker started where there is
+/// none. What it makes is under one lease, which ends with this process.
+///
+/// # Errors
+/// Those of [`Client::connect_or_start`]. The next call tries again.
+pub fn client() -> Result<Client, ClientError> {
+    let mut client = CLIENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(client) = &*client {
+        return Ok(client.clone());
+    }
+    Ok(client.insert(Client::connect_or_start(&ConnectOptions::default())?).clone())
+}
+
+/// A lease, and the connection to its broker.
+#[derive(Debug, Clone)]
+pub(crate) struct Under {
+    pub(crate) broker: Arc<Broker<Blocking>>,
+    pub(crate) tenure: Arc<Tenure>,
+}
+
+/// Default: in the directory of the lease of this process.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Place {
+    /// Absent: that of this process.
+    pub(crate) lease: Option<Under>,
+    /// Absent: the lease's own.
+    pub(crate) directory: Option<PathBuf>,
+}
+
+impl Place {
+    pub(crate) fn in_directory(&self, directory: impl Into<PathBuf>) -> Self {
+        Self { directory: Some(directory.into()), ..self.clone() }
+    }
+
+    pub(crate) fn under(&self) -> Result<Under, ClientError> {
+        match &self.lease {
+            Some(under) => Ok(under.clone()),
+            None => client()?.under_own_lease(),
+        }
+    }
+
+    pub(crate) fn file(&self, options: &AreaOptions) -> Result<(File, Named<Blocking>), ClientError> {
+        let Under { broker, tenure } = self.under()?;
+        let site = Site::of(&broker, &tenure);
+        match &self.directory {
+            Some(directory) => block(site.file_elsewhere(directory, options)),
+            None => block(site.file(options)),
+        }
+    }
+
+    pub(crate) fn directory(&self, options: &AreaOptions) -> Result<Named<Blocking>, ClientError> {
+        let Under { broker, tenure } = self.under()?;
+        let site = Site::of(&broker, &tenure);
+        match &self.directory {
+            Some(directory) => block(site.elsewhere(directory, Kind::Directory, options)).map(|(named, _)| named),
+            None => block(site.directory(options)),
+        }
+    }
+
+    /// A file without a name needs no lease where the directory is given: the kernel frees it in any case.
+    pub(crate) fn anonymous(&self) -> Result<File, ClientError> {
+        let Some(directory) = &self.directory else {
+            let Under { broker, tenure } = self.under()?;
+            return block(Site::of(&broker, &tenure).anonymous());
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let held = rustix::fs::open(directory, flags, Mode::empty()).map_err(FsError::on("open", directory))?;
+        let made = scratch_fs::create_anonymous(held.as_fd(), 0o600);
+        Ok(made.map_err(|error| FsError { path: directory.clone(), ..error })?.into())
+    }
+}

@@ -12,6 +12,8 @@
 //! # }
 //! ```
 //!
+//! A program that uses the `tempfile` crate finds its names in [`temp`], and needs neither client nor lease.
+//!
 //! # Blocking or async
 //! Two flavours, one logic and one set of options and errors:
 //!

@@ -115,20 +115,25 @@ pub(crate) fn block<T>(future: impl Future<Output = T>) -> T {
 /// The same for so long; nothing where that was not enough.
 fn block_for<T>(time: Duration, future: impl Future<Output = T>) -> Option<T> {
     let until = Instant::now() + time;
-    let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
     UNTIL.set(Some(until));
-    let done = loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(done) => break Some(done),
-            Poll::Pending => match until.checked_duration_since(Instant::now()) {
-                Some(left) if !left.is_zero() => thread::park_timeout(left),
-                _ => break None,
-            },
-        }
-    };
+    let done = block_until(until, future);
     UNTIL.set(None);
     done
+}
+
+fn block_until<T>(until: Instant, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        return Some(done);
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return Some(done);
+        }
+        let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        thread::park_timeout(left);
+    }
 }
 
 struct Unpark(Thread);

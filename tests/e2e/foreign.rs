@@ -1,6 +1,8 @@
 //! Areas in directories that clients pass: they go with their lease, whatever becomes of client and broker, and take nothing
 //! of others along.
 
+mod silent;
+
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};

@@ -30,6 +30,7 @@ mod kill;
 mod lease;
 mod misbehaviour;
 mod mktemp;
+mod parents;
 mod pools;
 mod programs;
 mod protocol;

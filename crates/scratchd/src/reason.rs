@@ -46,7 +46,7 @@ pub(crate) enum RequestError {
     ReplyTooLarge,
     #[error("{0}")]
     Holder(&'static str),
-    #[error("the process is gone, or was before it could be held")]
+    #[error("the process is gone, was before it could be held, or has no number in the broker's PID namespace")]
     ProcessGone,
     #[error("pool {0:?} is not configured; leave it empty for the default")]
     PoolUnknown(String),

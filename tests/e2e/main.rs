@@ -1,6 +1,7 @@
 //! The system tests: the built programs, used as a user would. Each runs contained; see the harness.
 
 mod bad_start;
+mod capabilities;
 mod cgroup;
 mod channel;
 mod confine;

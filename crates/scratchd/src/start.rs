@@ -382,6 +382,10 @@ fn drop_capabilities() -> Result<(), StartError> {
         | CapabilitySet::SYS_ADMIN
         | CapabilitySet::SYS_PTRACE;
     let mut sets = rustix::thread::capabilities(None).map_err(std::io::Error::from)?;
+    if !sets.permitted.contains(needed) {
+        let missing = needed - sets.permitted;
+        tracing::warn!(?missing, "this broker lacks capabilities, and what needs them fails or is not seen");
+    }
     sets.effective &= needed;
     sets.permitted &= needed;
     sets.inheritable = CapabilitySet::empty();

@@ -1,6 +1,8 @@
 //! Areas in directories that clients pass: they go with their lease, whatever becomes of client and broker, and take nothing
 //! of others along.
 
+mod silent;
+
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -26,7 +28,7 @@ use crate::regressions::{granted, nothing_is_left, reason};
 const TENANT: u32 = 1234;
 
 /// A directory outside of the pool that everybody may write, with something of somebody's in it.
-fn directory(broker: &Broker) -> PathBuf {
+pub(crate) fn directory(broker: &Broker) -> PathBuf {
     let path = broker.place().join("directory");
     fs::create_dir(&path).expect("a place is writable");
     fs::set_permissions(&path, PermissionsExt::from_mode(0o1777)).expect("it is ours");
@@ -39,7 +41,7 @@ fn passed(path: &Path) -> OwnedFd {
     rustix::fs::open(path, flags, Mode::empty()).expect("the directory is there")
 }
 
-fn request(lease: &str, kind: Kind, name: &str) -> CreateRequest {
+pub(crate) fn request(lease: &str, kind: Kind, name: &str) -> CreateRequest {
     CreateRequest {
         lease: lease.to_owned(),
         kind: kind.into(),
@@ -54,7 +56,7 @@ fn ask(channel: &mut Channel, request: CreateRequest, path: &Path) -> (Reply, Ve
     channel.try_ask_with(Op::Create(request), &[passed(path).as_fd()]).expect("the broker answers")
 }
 
-fn create(channel: &mut Channel, request: CreateRequest, path: &Path) -> (Created, File) {
+pub(crate) fn create(channel: &mut Channel, request: CreateRequest, path: &Path) -> (Created, File) {
     match ask(channel, request, path) {
         (Reply::Create(created), mut descriptors) => (created.areas[0].clone(), descriptors.remove(0).into()),
         (other, _) => panic!("not made: {other:?}"),
@@ -151,7 +153,7 @@ fn a_request_that_is_sent_again_gives_the_same_area() {
 }
 
 /// A connection of another user of this very process.
-fn connect_as(broker: &Broker, user: u32) -> Channel {
+pub(crate) fn connect_as(broker: &Broker, user: u32) -> Channel {
     let socket = broker.handle_socket();
     let connect = move || {
         let id = rustix::process::Uid::from_raw(user);
@@ -284,7 +286,7 @@ fn a_new_boot_ends_them_all_whatever_devices_are_called() {
 const DEADLINE_OF_A_SECOND: &str =
     "[[pool]]\nname = \"default\"\nroot = \"@PLACE@/pool\"\n[foreign]\ndeadline = \"1s\"\ndirectories = 2\nareas = 3\n";
 
-fn debts(broker: &Broker) -> Vec<Value> {
+pub(crate) fn debts(broker: &Broker) -> Vec<Value> {
     broker.json(&["debt"]).as_array().expect("scratch debt prints an array").clone()
 }
 

@@ -1,17 +1,19 @@
 //! Who a holder is: that process, whatever it runs, however many threads it has, whoever else gets its number.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, test_kill_process};
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
+use scratch_proto::v1::holder::Kind as Has;
 use scratch_proto::v1::holder_spec::Kind;
 use scratch_proto::v1::{GrantRequest, HolderSpec, ProcessHolder};
 use scratch_tests::{
-    Broker, Channel, DEADLINE, Dialogue, Options, contained, eventually, installed, left_out, shell, wait_gone,
+    Broker, Channel, DEADLINE, Dialogue, Held, Options, contained, eventually, installed, is_root, left_out, scratch,
+    shell, wait_gone,
 };
 
 /// Where a number may be asked for: the next process gets the one behind it.
@@ -85,6 +87,71 @@ fn who_gets_a_dead_holders_number_holds_nothing() {
         assert!(test_kill_process(number).is_ok(), "the number is in use all the time");
         drop((heir, survivor));
         wait_gone(&other, DEADLINE);
+    });
+}
+
+/// Grants over a connection of this process, by default or with a holder.
+fn grant(channel: &mut Channel, holder: Option<Kind>, passed: &[BorrowedFd<'_>]) -> Reply {
+    let holders = holder.map(|kind| HolderSpec { kind: Some(kind) }).into_iter().collect();
+    let op = Op::Grant(GrantRequest { holders, ..GrantRequest::default() });
+    channel.try_ask_with(op, passed).expect("the broker answers").0
+}
+
+#[test]
+fn who_has_no_number_for_the_broker_holds_by_connection_alone() {
+    let test = "identity::who_has_no_number_for_the_broker_holds_by_connection_alone";
+    contained(test, || {
+        if !is_root() {
+            return left_out(test, "needs root");
+        }
+        let under = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"].map(str::to_owned).to_vec();
+        let broker = Broker::start(Options { under, ..Options::default() });
+        let mut channel = Channel::connect(&broker.handle_socket());
+        let mut paths = Vec::new();
+        for asked in [None, Some(Kind::Process(ProcessHolder { fd: false }))] {
+            let Reply::Grant(granted) = grant(&mut channel, asked, &[]) else { panic!("{asked:?} was not granted") };
+            let holders: Vec<_> = granted.holders.iter().map(|holder| holder.kind.as_ref()).collect();
+            assert!(matches!(holders[..], [Some(Has::Connection(_))]), "{asked:?}: {holders:?}");
+            assert!(granted.note.contains("connection"), "{asked:?}: {:?}", granted.note);
+            paths.push(broker.pool_root().join(granted.id));
+        }
+        // One that is named outright can't be watched: it is refused, and nothing else takes its place.
+        let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).expect("a process has a pidfd");
+        let passed = Some(Kind::Process(ProcessHolder { fd: true }));
+        match grant(&mut channel, passed, &[own.as_fd()]) {
+            Reply::Error(error) => assert_eq!(error.reason, "PROCESS_GONE"),
+            other => panic!("not refused: {other:?}"),
+        }
+        channel.ping();
+        assert!(paths.iter().all(|path| path.is_dir()));
+        drop(channel);
+        paths.iter().for_each(|path| wait_gone(path, DEADLINE));
+    });
+}
+
+/// A broker that has no number there is a broker all the same, and its client one of the processes that it sees.
+#[test]
+fn a_client_in_a_pid_name_space_of_its_own_holds_as_any_other() {
+    let test = "identity::a_client_in_a_pid_name_space_of_its_own_holds_as_any_other";
+    contained(test, || {
+        if !is_root() {
+            return left_out(test, "needs root");
+        }
+        let mut broker = Broker::start(Options::default());
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(scratch());
+        command.env("SCRATCHD_RUNTIME_DIR", broker.runtime_dir()).env_remove("TMPDIR");
+        let mut held = Held::under(command);
+        let shown = broker.json(&["lease", "show", held.lease()]);
+        let holders = shown["holders"].as_array().expect("a lease has holders");
+        assert!(holders.iter().any(|holder| holder["kind"] == "process"), "{shown}");
+        held.write_line("before");
+        broker.kill();
+        broker.restart();
+        held.write_line("after");
+        let path = held.path().to_owned();
+        assert!(held.end().success());
+        wait_gone(&path, DEADLINE);
     });
 }
 

@@ -1,6 +1,7 @@
 //! The system tests: the built programs, used as a user would. Each runs contained; see the harness.
 
 mod bad_start;
+mod capabilities;
 mod cgroup;
 mod channel;
 mod confine;
@@ -30,6 +31,7 @@ mod kill;
 mod lease;
 mod misbehaviour;
 mod mktemp;
+mod parents;
 mod pools;
 mod programs;
 mod protocol;

@@ -96,12 +96,11 @@ pub(crate) fn try_connect(directory: &Path) -> Result<Option<Connected>, ClientE
         Err(Errno::NOENT | Errno::NOTDIR | Errno::CONNREFUSED) => return Ok(None),
         Err(errno) => return Err(error(errno)),
     }
-    let peer = rustix::net::sockopt::socket_peercred(&socket).map_err(error)?;
-    if !peer.uid.is_root() && peer.uid != rustix::process::geteuid() {
-        return Err(ClientError::ForeignBroker { runtime_directory: directory.to_owned(), uid: peer.uid.as_raw() });
+    let peer = scratch_sys::peer_credentials(&socket).map_err(error)?;
+    if peer.uid != 0 && peer.uid != rustix::process::geteuid().as_raw() {
+        return Err(ClientError::ForeignBroker { runtime_directory: directory.to_owned(), uid: peer.uid });
     }
-    let process = rustix::process::Pid::as_raw(Some(peer.pid));
-    Ok(Some(Connected { socket, directory: directory.to_owned(), process }))
+    Ok(Some(Connected { socket, directory: directory.to_owned(), process: peer.pid }))
 }
 
 /// A variable of the environment, which is not the user's word where this program has more rights than its caller.

@@ -1,6 +1,7 @@
 //! Creates areas in a held directory with mkstemp(3) and mkdtemp(3) semantics: exclusive, never following, the mode exact
 //! whatever the umask and never wider for an instant. What the directory around gives its new entries they have: its group and
-//! that bit where it is set-group-ID, its default ACL, its label. No chmod takes that away.
+//! that bit where it is set-group-ID, its default ACL, its label. No chmod takes that away, but
+//! where such an ACL allows less than the mode that was asked for.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -49,11 +50,11 @@ pub fn create_file(directory: BorrowedFd<'_>, naming: &Naming<'_>, mode: u32) ->
 /// EEXIST for an exact name that is taken; those of mkdirat(2), openat(2) and fchmod(2). On an error nothing is left
 /// behind.
 pub fn create_directory(directory: BorrowedFd<'_>, naming: &Naming<'_>, mode: u32) -> Result<CString, FsError> {
-    let narrow = Mode::from_raw_mode(mode & 0o700);
+    // With its mode from the start: a chmod by one who is not in the group of a set-group-ID directory would take that bit.
     let ((), name) = naming
-        .make(|name| rustix::fs::mkdirat(directory, name, narrow))
+        .make(|name| rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(mode)))
         .map_err(|errno| FsError::new("create directory", shown(naming), errno))?;
-    set_directory_mode(directory, &name, mode, narrow).map_err(|errno| {
+    set_directory_mode(directory, &name, mode).map_err(|errno| {
         // Best effort: the error that is told is the one that came first.
         let _ = rustix::fs::unlinkat(directory, &name, AtFlags::REMOVEDIR);
         FsError::new("set mode of directory", shown(naming), errno)
@@ -156,9 +157,9 @@ fn set_mode(file: BorrowedFd<'_>, mode: u32, made_with: Mode) -> Result<(), Errn
     if exact { Ok(()) } else { rustix::fs::fchmod(file, Mode::from_raw_mode(mode)) }
 }
 
-fn set_directory_mode(directory: BorrowedFd<'_>, name: &CStr, mode: u32, made_with: Mode) -> Result<(), Errno> {
-    let same = mode == made_with.as_raw_mode();
-    if same && UMASK_IS_ZERO.load(Ordering::Relaxed) {
+/// Makes the mode exact: what a umask took away, or a default ACL.
+fn set_directory_mode(directory: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<(), Errno> {
+    if mode & 0o077 == 0 && UMASK_IS_ZERO.load(Ordering::Relaxed) {
         return Ok(());
     }
     let made = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode;

@@ -222,7 +222,7 @@ impl Broker {
     /// Calls `then` when a directory has had the time that it may take to answer.
     fn after_deadline(&self, then: impl FnOnce(Duration) + Send + 'static) {
         let deadline = self.settings.get().foreign.deadline;
-        // Before there is a runtime nobody waits for an answer.
+        // Only unit tests have none.
         if let Some(tokio) = self.tokio.get() {
             tokio.spawn(async move {
                 tokio::time::sleep(deadline).await;

@@ -240,7 +240,8 @@ pub(crate) fn note_of(holdings: &[Holding]) -> &'static str {
 /// Gone, or not to be looked at.
 fn no_process(errno: Errno) -> RequestError {
     match errno {
-        Errno::SRCH | Errno::NOENT | Errno::BADF => RequestError::ProcessGone,
+        // ACCESS: it lives where this broker can't see it, and can't be watched either.
+        Errno::SRCH | Errno::NOENT | Errno::BADF | Errno::ACCESS => RequestError::ProcessGone,
         errno => FsError::new("look at", "a process that is to hold the lease", errno).into(),
     }
 }

@@ -124,10 +124,9 @@ impl Broker {
 impl Peer {
     /// Asks the kernel who it is. What it may do is not known yet.
     fn of(socket: BorrowedFd<'_>) -> Result<Self, Errno> {
-        let credentials = rustix::net::sockopt::socket_peercred(socket)?;
+        let scratch_sys::PeerCredentials { pid, uid, gid } = scratch_sys::peer_credentials(socket)?;
         let groups = scratch_sys::peer_groups(socket)?;
-        let identity = Identity { uid: credentials.uid.as_raw(), gid: credentials.gid.as_raw(), groups };
-        let pid = rustix::process::Pid::as_raw(Some(credentials.pid));
+        let identity = Identity { uid, gid, groups };
         Ok(Self { pid, ..Self::delegated(Caller::of(TenantId(identity.uid)), Arc::new(identity)) })
     }
 

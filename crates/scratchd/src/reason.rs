@@ -46,7 +46,7 @@ pub(crate) enum RequestError {
     ReplyTooLarge,
     #[error("{0}")]
     Holder(&'static str),
-    #[error("the process is gone, or was before it could be held")]
+    #[error("the process is gone, was before it could be held, or has no number in the broker's PID namespace")]
     ProcessGone,
     #[error("pool {0:?} is not configured; leave it empty for the default")]
     PoolUnknown(String),
@@ -343,6 +343,7 @@ const NAMES: &[(Errno, &str)] = &[
     (Errno::AGAIN, "EAGAIN"),
     (Errno::BADF, "EBADF"),
     (Errno::BUSY, "EBUSY"),
+    (Errno::CONNABORTED, "ECONNABORTED"),
     (Errno::DQUOT, "EDQUOT"),
     (Errno::EXIST, "EEXIST"),
     (Errno::FBIG, "EFBIG"),
@@ -360,6 +361,7 @@ const NAMES: &[(Errno, &str)] = &[
     (Errno::NOMEM, "ENOMEM"),
     (Errno::NOSPC, "ENOSPC"),
     (Errno::NOSYS, "ENOSYS"),
+    (Errno::NOTCONN, "ENOTCONN"),
     (Errno::NOTDIR, "ENOTDIR"),
     (Errno::NOTEMPTY, "ENOTEMPTY"),
     (Errno::NXIO, "ENXIO"),

@@ -129,6 +129,7 @@ fn again() -> std::io::Error {
 /// A broker that has recovered its pool and has its sockets, before the first request.
 struct Started {
     broker: Arc<Broker>,
+    tokio: tokio::runtime::Runtime,
     runtime: OwnedFd,
     sockets: Sockets,
     /// Connections of the broker before.
@@ -166,6 +167,9 @@ fn start(options: &DaemonOptions, mut inherited: Inherited) -> Result<Started, S
     let generation = boot.generation;
     let parts = Parts { config, pools, runtime: runtime_path.clone(), session, settings, generation, acts_as_others };
     let broker = Arc::new(Broker::new(parts)?);
+    // What is ended below may wait for a directory that never answers: its deadline runs from the first.
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    broker.tokio.set(tokio.handle().clone()).expect("this is the only start");
     let unparked = broker.unpark(std::mem::take(&mut inherited.parked), last_generation);
     let recovered = broker.recover(&boot, &last, unparked.survived)?;
     tracing::info!(
@@ -181,7 +185,7 @@ fn start(options: &DaemonOptions, mut inherited: Inherited) -> Result<Started, S
     let sockets = Sockets::take_or_make((&runtime, &runtime_path), mode, &mut inherited, &unparked.listeners)?;
     store::empty();
     fresh.0.clear();
-    Ok(Started { broker, runtime, sockets, resumed: unparked.connections })
+    Ok(Started { broker, tokio, runtime, sockets, resumed: unparked.connections })
 }
 
 /// Directories that this start has made: a start that fails leaves nothing behind.
@@ -207,15 +211,13 @@ impl Drop for Fresh {
 
 impl Started {
     fn serve(self, options: &DaemonOptions, ready: ready::Ready) -> Result<Ended, StartError> {
-        let Self { broker, runtime, sockets: Sockets { grpc, handle, ours }, resumed } = self;
+        let Self { broker, tokio, runtime, sockets: Sockets { grpc, handle, ours }, resumed } = self;
         start_threads(&broker)?;
         let channels = Channels::start(&broker, handle)?;
         channels.resume(&broker, resumed);
         broker.channels.set(channels).expect("this is the only start");
-        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let (ended, connections) = tokio.block_on(async {
             let mut stop = Stop::listen()?;
-            broker.tokio.set(tokio::runtime::Handle::current()).expect("this is the only start");
             let mut stopping = broker.stopping.subscribe();
             let until_stopping = async move {
                 // An error: the broker is gone, which means the same.
@@ -380,6 +382,10 @@ fn drop_capabilities() -> Result<(), StartError> {
         | CapabilitySet::SYS_ADMIN
         | CapabilitySet::SYS_PTRACE;
     let mut sets = rustix::thread::capabilities(None).map_err(std::io::Error::from)?;
+    if !sets.permitted.contains(needed) {
+        let missing = needed - sets.permitted;
+        tracing::warn!(?missing, "this broker lacks capabilities, and what needs them fails or is not seen");
+    }
     sets.effective &= needed;
     sets.permitted &= needed;
     sets.inheritable = CapabilitySet::empty();

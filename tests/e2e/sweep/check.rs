@@ -51,6 +51,9 @@ pub(crate) fn restarted(clients: &mut Clients, broker: &Broker, since: Instant) 
         let there = leases_on_disk(broker.pool_root());
         there.is_superset(&live) && there.is_subset(&not_dead)
     });
+    comes(broker, "the clients' directory holds what lives and nothing else", || {
+        clients.made_in_own().iter().all(|made| clients.ledger.own_alive().any(|alive| alive == made))
+    });
     clients.ledger.check(&clients.pool);
     nothing_new_in(&clients.near, clients);
     nothing_new_in(&clients.far, clients);
@@ -121,7 +124,7 @@ fn comes(broker: &Broker, what: &str, holds: impl Fn() -> bool) {
                 let about = |name: &str| fs::read_to_string(format!("/proc/{thread}/{name}")).unwrap_or_default();
                 println!("{role} {thread}: {}{}", about("syscall"), about("stack"));
             }
-            for place in ["", ".scratch/trash", ".scratch/leases", ".scratch/new"] {
+            for place in ["", ".scratch/trash", ".scratch/leases", ".scratch/new", ".scratch/foreign", "../own"] {
                 println!("{place}: {:?}", names_in(&broker.pool_root().join(place)));
             }
             panic!("not within {DEADLINE:?}: {what}");
@@ -174,7 +177,8 @@ pub(crate) fn everything_ends(clients: &mut Clients, broker: &Broker, mut channe
     let reap = broker.scratch(&["reap"]).output().expect("the command line's program can be run");
     println!("scratch reap: {}", String::from_utf8_lossy(&reap.stdout).trim_end());
     comes(broker, "the pool is empty", || names_in(broker.pool_root()) == [".scratch"]);
-    for place in ["trash", "new", "leases"] {
+    comes(broker, "nothing is left in the clients' directory", || clients.made_in_own().is_empty());
+    for place in ["trash", "new", "leases", "foreign"] {
         if place == "leases" && records == Records::UntilTheNextStart {
             continue;
         }

@@ -1,5 +1,6 @@
 //! The clients of a sweep: how they ask, how they find out that their broker is gone, and what they send again then.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,9 @@ const DYING: Duration = Duration::from_millis(300);
 /// One call fails; what it makes fail may make one more fail.
 const TRIES: usize = 4;
 
+/// In the clients' own directory, what nobody may touch.
+const OTHERS: &str = "others";
+
 /// A request that was not answered.
 #[derive(Debug)]
 pub(crate) struct Unanswered {
@@ -44,6 +48,8 @@ pub(crate) struct Clients {
     /// On the pool's file system, and on another one.
     pub(crate) near: PathBuf,
     pub(crate) far: PathBuf,
+    /// A directory of their own that areas are made in, next to what is none of the broker's.
+    pub(crate) own: PathBuf,
     /// Refusals and lost connections are noted, and what they met is sent again. Else they fail the test.
     pub(crate) faults: Option<Vec<String>>,
     /// What strikes; until somebody was told of it.
@@ -89,12 +95,16 @@ impl Clients {
     pub(crate) fn new(broker: &Broker, far: &Path) -> Clients {
         let near = broker.place().join("near");
         std::fs::create_dir_all(&near).expect("a place is writable");
+        let own = broker.place().join("own");
+        std::fs::create_dir_all(own.join(OTHERS)).expect("a place is writable");
+        std::fs::write(own.join(OTHERS).join(OTHERS), OTHERS).expect("a place is writable");
         Clients {
             ledger: Ledger::default(),
             unanswered: None,
             pool: broker.pool_root().to_owned(),
             near,
             far: far.to_owned(),
+            own,
             faults: None,
             strace: None,
             processes: Vec::new(),
@@ -236,6 +246,14 @@ impl Clients {
             assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
         }
         Ok(())
+    }
+
+    /// What is in the directory of their own besides what was there before, which is as it was.
+    pub(crate) fn made_in_own(&self) -> BTreeSet<PathBuf> {
+        let others = std::fs::read_to_string(self.own.join(OTHERS).join(OTHERS));
+        assert_eq!(others.expect("it was there"), OTHERS);
+        let names = scratch_tests::names_in(&self.own).into_iter().filter(|name| name != OTHERS);
+        names.map(|name| self.own.join(name)).collect()
     }
 
     /// A nonce of its own for each grant.

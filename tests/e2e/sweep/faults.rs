@@ -97,7 +97,7 @@ pub(crate) fn fail_at(point: &Point, error: &str) -> Outcome {
     eventually(DEADLINE, "nothing is left after a restart", || {
         let scratch = broker.pool_root().join(".scratch");
         let empty = |name: &str| names_in(&scratch.join(name)).is_empty();
-        names_in(broker.pool_root()) == [".scratch"] && ["trash", "new", "leases"].into_iter().all(empty)
+        names_in(broker.pool_root()) == [".scratch"] && ["trash", "new", "leases", "foreign"].into_iter().all(empty)
     });
     if told.is_empty() { Outcome::Unnoticed } else { Outcome::Told }
 }

@@ -33,6 +33,16 @@ struct Move {
     content: Vec<u8>,
 }
 
+/// An area in a directory of the clients' own.
+#[derive(Debug)]
+struct Own {
+    lease: String,
+    fate: Fate,
+    /// The file with its content: the area, or in it.
+    file: PathBuf,
+    content: Vec<u8>,
+}
+
 /// All that was asked for and answered so far.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -40,6 +50,7 @@ pub(crate) struct Ledger {
     files: BTreeMap<PathBuf, (Fate, Vec<u8>)>,
     unnamed: Vec<(File, Vec<u8>)>,
     moves: Vec<Move>,
+    own: BTreeMap<PathBuf, Own>,
 }
 
 impl Ledger {
@@ -81,6 +92,23 @@ impl Ledger {
         }
     }
 
+    /// An area outside of the pool; `file` is it, or in it.
+    pub(crate) fn own(&mut self, area: &Path, lease: &str, file: &Path, content: &[u8]) {
+        let (file, content) = (file.to_owned(), content.to_owned());
+        self.own.insert(area.to_owned(), Own { lease: lease.to_owned(), fate: Fate::Open, file, content });
+    }
+
+    /// What became of it; what its lease comes to besides is known.
+    pub(crate) fn own_is(&mut self, area: &Path, fate: Fate) {
+        self.own.get_mut(area).expect("an area that was asked for").fate = fate;
+    }
+
+    /// The areas outside of the pool that are not dead for sure.
+    pub(crate) fn own_alive(&self) -> impl Iterator<Item = &Path> {
+        let is_dead = |own: &Own| own.fate == Fate::Dead || self.leases[&own.lease].fate == Fate::Dead;
+        self.own.iter().filter(move |(_, own)| !is_dead(own)).map(|(area, _)| area.as_path())
+    }
+
     /// Where things were persisted to.
     pub(crate) fn targets(&self) -> impl Iterator<Item = &Path> {
         self.moves.iter().map(|known| known.to.as_path())
@@ -119,6 +147,13 @@ impl Ledger {
             assert!(there || holds(from, content), "neither here nor there: {}", from.display());
             assert!(!there || holds(to, content), "persisted by half: {}", to.display());
             assert!(!left || *fate == Fate::Open, "persisted and still in its lease: {}", from.display());
+        }
+        for (area, own) in &self.own {
+            match (self.leases[&own.lease].fate, own.fate) {
+                (Fate::Live, Fate::Live) => assert!(holds(&own.file, &own.content), "lost: {}", area.display()),
+                (_, Fate::Dead) => assert!(!area.exists(), "still there: {}", area.display()),
+                _ => {}
+            }
         }
         for (file, content) in &mut self.unnamed {
             let mut found = Vec::new();

@@ -44,6 +44,7 @@ pub(crate) const CALLS: &[&str] = &[
     "epoll_ctl",
     "timerfd_settime",
     "memfd_create",
+    "name_to_handle_at",
     "pidfd_open",
     "fcntl",
     "flock",
@@ -92,14 +93,19 @@ pub(crate) fn count() -> Counts {
     let broker = broker();
     let far = far_of(&broker);
     let log = far.join("strace");
-    // With a question mark: not every machine and every strace knows all of them.
-    let trace = ["-e".to_owned(), format!("trace=?{}", CALLS.join(",?"))];
-    let strace = Strace::attach(&[number_of(&broker)], true, &trace, &log);
+    let strace = watch(&broker, &log);
     let mut clients = Clients::new(&broker, &far);
     workload::run(&mut clients).expect("nobody kills this broker");
     drop(strace);
     clients.ledger.check(&clients.pool);
     counted(&log)
+}
+
+/// Writes down all that a broker calls from now on.
+pub(crate) fn watch(broker: &Broker, log: &Path) -> Strace {
+    // With a question mark: not every machine and every strace knows all of them.
+    let trace = ["-e".to_owned(), format!("trace=?{}", CALLS.join(",?"))];
+    Strace::attach(&[number_of(broker)], true, &trace, log)
 }
 
 /// A directory on another file system than the broker's place.
@@ -120,7 +126,7 @@ pub(crate) fn all(counts: &Counts) -> Vec<Point> {
 }
 
 /// So many of them, from every part of the list alike.
-pub(crate) fn some(points: Vec<Point>, number: usize, random: &mut Random) -> Vec<Point> {
+pub(crate) fn some<P>(points: Vec<P>, number: usize, random: &mut Random) -> Vec<P> {
     let stride = points.len().div_ceil(number).max(1);
     let first = usize::try_from(random.below(stride as u64)).expect("a small number");
     points.into_iter().skip(first).step_by(stride).collect()

@@ -25,6 +25,7 @@ use scratch_tests::is_root;
 
 use super::clients::{Clients, Gone, Unanswered};
 use super::ledger::Fate;
+use super::own;
 
 type Step = (&'static str, fn(&mut Clients) -> Result<(), Gone>);
 
@@ -44,6 +45,7 @@ const STEPS: &[Step] = &[
     ("out of the lease by rename", persist_by_rename),
     ("out of the lease by copy", persist_by_copy),
     ("released trees", release),
+    ("areas in a directory of its own", own::step),
     ("over gRPC", grpc),
     ("parents and children", family),
     ("a debt", debt),
@@ -68,7 +70,7 @@ pub(crate) fn of_connection() -> HolderSpec {
     held_by(Holder::Connection(ConnectionHolder {}))
 }
 
-fn of_other() -> HolderSpec {
+pub(crate) fn of_other() -> HolderSpec {
     held_by(Holder::Process(ProcessHolder { fd: true }))
 }
 
@@ -76,7 +78,7 @@ pub(crate) fn holding(holder: HolderSpec) -> GrantRequest {
     GrantRequest { holders: vec![holder], ..GrantRequest::default() }
 }
 
-fn content(path: &Path) -> Vec<u8> {
+pub(crate) fn content(path: &Path) -> Vec<u8> {
     // Different for each path, and longer than a page.
     path.as_os_str().as_encoded_bytes().iter().copied().cycle().take(9000).collect()
 }
@@ -97,7 +99,7 @@ fn file(clients: &mut Clients, lease: &str, name: &str) -> Result<PathBuf, Gone>
     Ok(path)
 }
 
-fn write(handles: Vec<OwnedFd>, content: &[u8]) {
+pub(crate) fn write(handles: Vec<OwnedFd>, content: &[u8]) {
     let handle = handles.into_iter().next().expect("a handle was asked for");
     File::from(handle).write_all(content).expect("a handle can be written to");
 }
@@ -119,13 +121,13 @@ fn tree(clients: &mut Clients, lease: &str, name: &str) -> Result<PathBuf, Gone>
 }
 
 /// Its end was caused: until it is seen it is open, and then the directory is gone.
-fn ends(clients: &mut Clients, lease: &str) -> Result<(), Gone> {
+pub(crate) fn ends(clients: &mut Clients, lease: &str) -> Result<(), Gone> {
     clients.ledger.lease(lease, Fate::Dead);
     let path = clients.path(lease);
     clients.until("what nobody holds goes", || !path.exists())
 }
 
-fn revoke(clients: &mut Clients, lease: &str, wait: Wait) -> Result<Reply, Gone> {
+pub(crate) fn revoke(clients: &mut Clients, lease: &str, wait: Wait) -> Result<Reply, Gone> {
     clients.ledger.lease(lease, Fate::Open);
     let revoke = RevokeRequest { lease: lease.to_owned(), wait: wait.into() };
     let (reply, _) = clients.ask(Op::Revoke(revoke), &[])?;

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{Pid, geteuid};
+use rustix::process::geteuid;
 use scratch_proto::v1;
 use scratch_proto::v1::admin_client::AdminClient;
 use tonic::transport::Channel;
@@ -51,10 +50,10 @@ fn who_listens(directory: &Path) -> Result<Option<Finding>, Box<Finding>> {
             ));
         }
     };
-    let peer = socket_peercred(&socket)
+    let peer = scratch_sys::peer_credentials(&socket)
         .map_err(|errno| Finding::broker_fails(CHECK, format!("the kernel names nobody in {shown}: {errno}")))?;
-    let (process, user) = (Pid::as_raw(Some(peer.pid)), peer.uid.as_raw());
-    if !peer.uid.is_root() && peer.uid != geteuid() {
+    let (process, user) = (peer.pid, peer.uid);
+    if user != 0 && user != geteuid().as_raw() {
         return Err(Box::new(
             Finding::foreign(CHECK, format!("pid {process} of uid {user} listens in {shown}: neither root nor you"))
                 .remedy("don't use it; ask who started it there, or set SCRATCHD_RUNTIME_DIR"),

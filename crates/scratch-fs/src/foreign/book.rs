@@ -1,7 +1,7 @@
 //! `.scratch/foreign`: a file for each area in a client's directory, whole and on disk before anything is made. What it names
 //! outlives a boot, unlike all else in a pool.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -84,13 +84,16 @@ impl ForeignBook {
         }
     }
 
-    /// All of them. What a crash has left half written is no entry.
+    /// All of them, before any is written. What a crash has left half written is no entry, and goes.
     ///
     /// # Errors
     /// When the directory can't be listed or an entry can't be read.
     pub fn entries(&self) -> Result<Vec<FoundForeign>, FsError> {
         let mut found = Vec::new();
         for name in names(self.directory.as_fd(), &self.shown)? {
+            if name.to_bytes().strip_suffix(b".new").and_then(parse).is_some() {
+                self.drop_fresh(&name);
+            }
             if let Some((lease, number)) = parse(name.to_bytes())
                 && let Some(entry) = self.entry(lease, number)?
             {
@@ -106,9 +109,17 @@ impl ForeignBook {
         let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
         let file = rustix::fs::openat(&self.directory, &fresh, WRITE_NEW, Mode::RUSR | Mode::WUSR)?;
         let mut file = File::from(file);
-        file.write_all(&with_checksum(&entry.encode_to_vec())).and_then(|()| file.sync_all()).map_err(errno)?;
-        rustix::fs::renameat(&self.directory, &fresh, &self.directory, name)?;
-        rustix::fs::fsync(&self.directory)
+        let written = file.write_all(&with_checksum(&entry.encode_to_vec())).and_then(|()| file.sync_all());
+        let renamed = written
+            .map_err(errno)
+            .and_then(|()| rustix::fs::renameat(&self.directory, &fresh, &self.directory, name))
+            .inspect_err(|_| self.drop_fresh(&fresh));
+        renamed.and_then(|()| rustix::fs::fsync(&self.directory))
+    }
+
+    /// Half an entry: where it can't be removed, the next start tries again.
+    fn drop_fresh(&self, fresh: &CStr) {
+        let _ = rustix::fs::unlinkat(&self.directory, fresh, AtFlags::empty());
     }
 }
 
@@ -157,6 +168,8 @@ mod tests {
         }
         let found = book.entries().unwrap();
         assert_eq!(found, [(lease, 3, Ok(entry(3, "second"))), (lease, 12, Ok(entry(12, "first")))]);
+        assert!(!inside.join("abcdefghijklmnop.3.new").exists(), "half an entry stays");
+        assert!(inside.join("x.1").exists(), "and what is none of the broker's goes");
         std::fs::rename(inside.join("abcdefghijklmnop.3"), inside.join("abcdefghijklmnop.4")).unwrap();
         assert_eq!(book.entry(lease, 4), Ok(Some(Err(Torn))), "an entry under another's name is none");
         assert_eq!(book.entry(lease, 3), Ok(None));

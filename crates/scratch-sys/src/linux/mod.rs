@@ -32,7 +32,7 @@ pub use identity::{Assumed, assume, drop_groups};
 pub use inherited::take_inherited_descriptor;
 pub use mounts::OwnMounts;
 pub use packet::{Received, receive_packet, send_packet};
-pub use peer::{peer_groups, peer_pidfd, refuse_descriptors, unread_by_peer};
+pub use peer::{PeerCredentials, peer_credentials, peer_groups, peer_pidfd, refuse_descriptors, unread_by_peer};
 pub use quota::{Project, enforces_project_limits, project, project_usage, set_project, set_project_limits};
 pub use signals::{Caught, Signals, forget_pending, raise_unblocked, restore_default};
 pub use spawn::{NotStarted, Spawn, Spawned, spawn};

@@ -11,6 +11,40 @@ const SO_PEERPIDFD: libc::c_int = 77;
 /// Linux 6.16: with 0 the kernel refuses senders' descriptors instead of handing them over.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
+/// Who had the other end of a socket when it connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerCredentials {
+    /// 0: it has no number in this PID namespace.
+    pub pid: i32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+}
+
+/// SO_PEERCRED, of a peer of another PID namespace, too: rustix takes its number, which is 0, for an error without a number.
+///
+/// # Errors
+/// Of getsockopt(2).
+pub fn peer_credentials(socket: impl AsFd) -> Result<PeerCredentials, Errno> {
+    let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: value and length point to live variables of the sizes that the kernel is told.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(last_errno());
+    }
+    Ok(PeerCredentials { pid: found.pid, uid: found.uid, gid: found.gid })
+}
+
 /// The peer's pidfd, made by the kernel when it connected, so that no other process can stand in for it.
 ///
 /// # Errors
@@ -109,6 +143,9 @@ mod tests {
             Err(errno) => assert_eq!(errno, Errno::NOPROTOOPT, "only old kernels"),
         }
         assert!(peer_groups(one.as_fd()).is_ok());
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let pid = std::process::id().cast_signed();
+        assert_eq!(peer_credentials(&one), Ok(PeerCredentials { pid, uid, gid }));
         assert_eq!(unread_by_peer(two.as_fd()), Ok(0));
         std::io::Write::write_all(&mut &two, b"x").unwrap();
         assert!(unread_by_peer(two.as_fd()).unwrap() > 0);

@@ -136,7 +136,9 @@ impl Broker {
         // What failed fails again, and is told.
         let ended = book.end(held.as_fd(), &mut entry, same_boot);
         ended.map_err(|left: ForeignLeft| {
-            let blocker = left.blocker.to_string();
+            // What the kernel says when the server behind the directory is gone.
+            let is_unserved = matches!(left.error.errno, Errno::NOTCONN | Errno::CONNABORTED);
+            let blocker = if is_unserved { DIRECTORY.to_owned() } else { left.blocker.to_string() };
             Box::new(Debt { bytes: left.bytes, ..*owed(&left.error, &blocker) })
         })?;
         tracing::debug!(%lease, number, "an area in a client's directory was ended");

@@ -1,7 +1,7 @@
 //! Create in a directory that the client passes: checked here, made on one of the tenant's threads, answered in time.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::fs::{AtFlags, FileType, StatxFlags};
 use rustix::io::Errno;
@@ -33,7 +33,13 @@ pub(crate) struct Reply {
 pub(crate) type Made = Result<Reply, RequestError>;
 
 /// Takes an answer once; whoever comes second is told so.
-struct Answer<F>(Arc<Mutex<Option<F>>>);
+struct Answer<F>(Arc<Mutex<Waiting<F>>>);
+
+/// What waits for its answer, and whether one of the tenant's threads has come to it.
+struct Waiting<F> {
+    answer: Option<F>,
+    has_begun: bool,
+}
 
 /// A Create that was checked.
 struct Asked {
@@ -56,7 +62,22 @@ struct One {
 
 impl<F> Answer<F> {
     fn take(&self) -> Option<F> {
-        self.0.lock().expect("a thread that panics ends the process").take()
+        self.lock().answer.take()
+    }
+
+    /// False: it was answered, and nobody waits any more.
+    fn begin(&self) -> bool {
+        let mut waiting = self.lock();
+        waiting.has_begun = waiting.answer.is_some();
+        waiting.has_begun
+    }
+
+    fn has_begun(&self) -> bool {
+        self.lock().has_begun
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting<F>> {
+        self.0.lock().expect("a thread that panics ends the process")
     }
 }
 
@@ -83,15 +104,29 @@ impl Broker {
         });
         self.side.close(client.peer.identity.uid, descriptors);
         let (asked, directory) = asked?;
-        let answer = Answer(Arc::new(Mutex::new(Some(answer))));
-        let late = Answer(Arc::clone(&answer.0));
+        let answer = Answer(Arc::new(Mutex::new(Waiting { answer: Some(answer), has_begun: false })));
+        let (late, broker) = (Answer(Arc::clone(&answer.0)), Arc::clone(self));
         self.after_deadline(move |deadline| {
+            let late_for = if late.has_begun() {
+                RequestError::ForeignTimeout(deadline)
+            } else {
+                // This directory may well answer: those before it do not.
+                let limit = broker.settings.get().foreign.threads;
+                RequestError::LimitForeign {
+                    what: "threads for directories of its own, and none was free in time",
+                    limit,
+                }
+            };
             if let Some(answer) = late.take() {
-                answer(Err(RequestError::ForeignTimeout(deadline)));
+                answer(Err(late_for));
             }
         });
         let broker = Arc::clone(self);
         let job = move |there: Result<(), Errno>| {
+            if !answer.begin() {
+                broker.lock().table.unreserve_areas(asked.reserved, 1);
+                return;
+            }
             let made = there.map_err(|errno| FsError::new("start a thread for", "Create", errno).into());
             let made = made.and_then(|()| broker.make_foreign(&asked, &directory));
             broker.tell_of(&asked, made, answer.take());

@@ -4,6 +4,7 @@
 mod aio;
 mod behaviours;
 mod delegated;
+mod killed;
 mod modes;
 mod process;
 

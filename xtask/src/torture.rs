@@ -26,6 +26,11 @@ const PROOFS: &[Proof] = &[
         "every call of a workload failed by the kernel, in turn: an error, and on it goes",
     ),
     ("storm", "storm::", "100 restarts under 50 clients that know every byte"),
+    (
+        "kill",
+        "sdk::killed::",
+        "600 kills of a program that persists, with areas made by it and by the broker: all is whole, or gone",
+    ),
     ("scale", "scale::", "10 000 leases ending at once, 100 000 living across restarts"),
     ("time", "time::", "stopped processes, clocks set, suspend"),
     (FUZZ, FUZZ, "each fuzz target for an hour; needs nightly and cargo-fuzz"),

@@ -31,6 +31,7 @@ mod lease;
 mod misbehaviour;
 mod mktemp;
 mod pools;
+mod ported;
 mod programs;
 mod protocol;
 mod quota;

@@ -33,6 +33,7 @@ mod misbehaviour;
 mod mktemp;
 mod parents;
 mod pools;
+mod ported;
 mod programs;
 mod protocol;
 mod quota;

@@ -2,7 +2,9 @@
 //! its holders do, and what a broker's end does to it.
 
 mod aio;
+mod behaviours;
 mod delegated;
+mod killed;
 mod modes;
 mod process;
 

@@ -17,6 +17,7 @@ mod snapshot;
 mod strace;
 mod torture;
 mod wait;
+mod whole;
 
 pub use broker::{Broker, Options, Refusal};
 pub use cgroup::{Cgroup, enter};
@@ -34,3 +35,4 @@ pub use snapshot::{names_in, snapshot};
 pub use strace::{Counts, Strace, counted, threads};
 pub use torture::{figures, long_or_short, torture};
 pub use wait::{DEADLINE, eventually, exit_of, wait_gone};
+pub use whole::{PERSISTED_DIRECTORY_MODE, PERSISTED_FILE_MODE, is_whole, whole};

@@ -4,6 +4,7 @@ mod bench;
 mod ci;
 mod fuzz;
 mod lint;
+mod ported;
 mod step;
 mod test;
 mod tidy;
@@ -21,6 +22,7 @@ cargo xtask COMMAND
   tidy                        the rules of the house that no compiler checks
   ci                          lint, tidy, test: what must pass before a change goes in
   torture [NAME…]             the long proofs, with figures; --help names them
+  ported                      a program of somebody else's, fetched and changed over from the tempfile crate, and its own tests
   fuzz [TARGET…] [--seconds N] the fuzz targets, on nightly with cargo-fuzz; --help names them
   bench [--json FILE] [CASE…] the benchmarks of docs/performance.md, release build
 ";
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run(),
         Some("ci") => ci::run(),
         Some("torture") => torture::run(&rest),
+        Some("ported") => ported::run(),
         Some("fuzz") => fuzz::run(&rest),
         Some("bench") => bench::run(&rest),
         None | Some("help" | "--help" | "-h") => {

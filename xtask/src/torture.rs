@@ -3,8 +3,8 @@
 use std::fs;
 use std::io::ErrorKind;
 
-use crate::fuzz;
 use crate::step::{Outcome, cargo, step, target_directory};
+use crate::{fuzz, ported};
 
 /// Not one of the daemon's: its own test target, of so many steps.
 const MODEL: &str = "nothing_live_is_removed";
@@ -16,6 +16,8 @@ type Proof = (&'static str, &'static str, &'static str);
 /// Not a test at all: each of the fuzz targets for so many seconds.
 const FUZZ: &str = "fuzz";
 const FUZZ_SECONDS: u32 = 3600;
+/// It is fetched first.
+const PORTED: &str = "ported";
 
 const PROOFS: &[Proof] = &[
     ("model", MODEL, "a million steps of the decisions under a simulated clock, holders and disk with crashes"),
@@ -26,8 +28,14 @@ const PROOFS: &[Proof] = &[
         "every call of a workload failed by the kernel, in turn: an error, and on it goes",
     ),
     ("storm", "storm::", "100 restarts under 50 clients that know every byte"),
+    (
+        "kill",
+        "sdk::killed::",
+        "600 kills of a program that persists, with areas made by it and by the broker: all is whole, or gone",
+    ),
     ("scale", "scale::", "10 000 leases ending at once, 100 000 living across restarts"),
     ("time", "time::", "stopped processes, clocks set, suspend"),
+    (PORTED, PORTED, "a program that used the tempfile crate, changed over: its own tests; needs the network once"),
     (FUZZ, FUZZ, "each fuzz target for an hour; needs nightly and cargo-fuzz"),
     ("identity", "identity::", "reused process numbers, exec, fork, threads"),
     (
@@ -62,8 +70,9 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         if !arguments.is_empty() && !arguments.iter().any(|word| word == name) {
             continue;
         }
-        if *filter == FUZZ {
-            if let Err(why) = fuzz::fuzz(fuzz::TARGETS, FUZZ_SECONDS) {
+        if [FUZZ, PORTED].contains(filter) {
+            let done = if *filter == FUZZ { fuzz::fuzz(fuzz::TARGETS, FUZZ_SECONDS) } else { ported::run() };
+            if let Err(why) = done {
                 println!("{name}: {why}");
                 failed.push(*name);
             }

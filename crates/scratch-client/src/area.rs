@@ -49,10 +49,9 @@ impl AreaOptions {
 
     /// The exact name, or a random one.
     pub(crate) fn draw(&self) -> Result<CString, ClientError> {
-        let pattern = self.pattern()?;
         match &self.name {
             Some(name) => Ok(scratch_fs::check_name(name.as_bytes())?),
-            None => pattern.draw().map_err(|errno| ClientError::io("draw", "a random name", errno)),
+            None => self.pattern()?.draw().map_err(|errno| ClientError::io("draw", "a random name", errno)),
         }
     }
 

@@ -133,7 +133,9 @@ impl ClientError {
             Self::Io { source, .. } => io::Error::from(*source).kind(),
             Self::Create(error) => io::Error::from(error.errno).kind(),
             Self::Name(_) => io::ErrorKind::InvalidInput,
-            Self::Refused { code, .. } => kind_of_code(*code),
+            Self::Refused { code, metadata, .. } => {
+                metadata.get("errno").and_then(|errno| kind_of_errno(errno)).unwrap_or_else(|| kind_of_code(*code))
+            }
             Self::Protocol(_) => io::ErrorKind::InvalidData,
         }
     }
@@ -149,6 +151,18 @@ impl From<Refusal> for ClientError {
 impl From<ClientError> for io::Error {
     fn from(error: ClientError) -> Self {
         Self::new(error.kind(), error)
+    }
+}
+
+/// What the kernel answered the broker says more than FILE_SYSTEM's code, which is INTERNAL.
+fn kind_of_errno(name: &str) -> Option<io::ErrorKind> {
+    match name {
+        "EISDIR" => Some(io::ErrorKind::IsADirectory),
+        "ENOTDIR" => Some(io::ErrorKind::NotADirectory),
+        "ENOTEMPTY" => Some(io::ErrorKind::DirectoryNotEmpty),
+        "EOPNOTSUPP" => Some(io::ErrorKind::Unsupported),
+        "ESTALE" => Some(io::ErrorKind::StaleNetworkFileHandle),
+        _ => None,
     }
 }
 
@@ -182,6 +196,9 @@ mod tests {
             (error.kind(), error.to_string().as_str()),
             (io::ErrorKind::AlreadyExists, "it is there (NAME_EXISTS)")
         );
+        let metadata = HashMap::from([("errno".to_owned(), "EISDIR".to_owned())]);
+        let refusal = Refusal { code: 13, reason: "FILE_SYSTEM".into(), metadata, ..Refusal::default() };
+        assert_eq!(io::Error::from(ClientError::from(refusal)).kind(), io::ErrorKind::IsADirectory);
         let gone = ClientError::io("receive from", "/run/x", Errno::CONNRESET);
         assert!(gone.is_disconnect());
         assert_eq!(io::Error::from(gone).kind(), io::ErrorKind::ConnectionReset);

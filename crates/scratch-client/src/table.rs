@@ -1,6 +1,7 @@
 //! The requests that are under way on one connection, and who is to hear of their answers. No I/O.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::mem;
 use std::task::{Context, Poll, Waker};
 
@@ -26,7 +27,8 @@ enum Pending {
 /// All that is under way. Of the callers that wait one reads, for all: who has the buffer.
 pub(crate) struct Table {
     last_id: u64,
-    pending: HashMap<u64, Pending>,
+    /// By numbers of our own, which need no keyed hash; and the model must be able to go the same way again.
+    pending: HashMap<u64, Pending, BuildHasherDefault<DefaultHasher>>,
     buffer: Option<Box<[u8]>>,
     /// Somebody reads on for those that have gone.
     is_tended: bool,
@@ -45,7 +47,7 @@ pub(crate) enum Next {
 impl Table {
     pub(crate) fn new() -> Self {
         let buffer = Some(vec![0; PACKET_BYTES_MAX].into_boxed_slice());
-        Self { last_id: 0, pending: HashMap::new(), buffer, is_tended: false, lost: None }
+        Self { last_id: 0, pending: HashMap::default(), buffer, is_tended: false, lost: None }
     }
 
     /// A new request whose caller will wait.
@@ -214,3 +216,6 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod model;

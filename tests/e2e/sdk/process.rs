@@ -8,7 +8,7 @@ use rustix::process::{Signal, kill_process};
 use scratch_client::{AreaOptions, Client, ClientError, ConnectOptions, GrantOptions};
 use scratch_tests::{Broker, DEADLINE, Dialogue, Options, as_user, contained, eventually, names_in, wait_gone};
 
-use super::{grant, modes};
+use super::{behaviours, grant, modes};
 
 const ROLE: &str = "SCRATCH_SDK_ROLE";
 /// What the role says stands between libtest's own words.
@@ -25,6 +25,10 @@ pub(super) enum Role {
     HoldsAsync,
     /// Makes a file by the channel that it was started with, says so, and waits.
     Delegated,
+    /// Does what users of the tempfile crate do.
+    Behaviours,
+    /// Looks where the two are not the same.
+    Differences,
 }
 
 /// This program in a role, talking to that broker.
@@ -44,6 +48,8 @@ fn in_a_role() {
         "Holds" => hold(),
         "HoldsAsync" => hold_async(),
         "Delegated" => delegated(),
+        "Behaviours" => behaviours::check(),
+        "Differences" => behaviours::check_differences(),
         _ => panic!("no such role: {role}"),
     });
 }

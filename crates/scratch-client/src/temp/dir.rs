@@ -1,6 +1,7 @@
 //! The guard of a directory.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,6 @@ use crate::{ClientError, PersistError, Replace};
 
 /// A directory, mode 0700 unless the [`Builder`] says otherwise. Dropping it removes it with everything in it, ignoring errors:
 /// the lease's end removes it in any case. In a forked child dropping it does nothing.
-#[derive(Debug)]
 #[must_use = "a directory is removed when its guard is dropped"]
 pub struct TempDir {
     path: PathBuf,
@@ -125,5 +125,11 @@ impl TempDir {
 impl AsRef<Path> for &TempDir {
     fn as_ref(&self) -> &Path {
         &self.path
+    }
+}
+
+impl fmt::Debug for TempDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TempDir").field("path", &self.path).finish()
     }
 }

@@ -27,7 +27,7 @@ mod spooled;
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use builder::Builder;
 pub use dir::TempDir;
@@ -82,6 +82,6 @@ pub fn spooled_tempfile(max_size: usize) -> SpooledTempFile {
 
 /// As [`SpooledTempFile::new_in`].
 #[must_use]
-pub fn spooled_tempfile_in(max_size: usize, dir: impl Into<PathBuf>) -> SpooledTempFile {
+pub fn spooled_tempfile_in(max_size: usize, dir: impl AsRef<Path>) -> SpooledTempFile {
     SpooledTempFile::new_in(max_size, dir)
 }

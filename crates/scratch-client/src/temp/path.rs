@@ -1,6 +1,7 @@
 //! The guard of a name: dropped, it removes what has it.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,7 +18,6 @@ use crate::{ClientError, Replace};
 
 /// A named file or socket of which no descriptor is held here. Dropping it removes the file, ignoring errors: the lease's end
 /// removes it in any case. In a forked child dropping it does nothing.
-#[derive(Debug)]
 #[must_use = "the file is removed when this is dropped"]
 pub struct TempPath {
     path: PathBuf,
@@ -151,6 +151,19 @@ impl Deref for TempPath {
 impl AsRef<Path> for &TempPath {
     fn as_ref(&self) -> &Path {
         &self.path
+    }
+}
+
+/// As an argument of a program, only of a reference too.
+impl AsRef<OsStr> for &TempPath {
+    fn as_ref(&self) -> &OsStr {
+        self.path.as_os_str()
+    }
+}
+
+impl fmt::Debug for TempPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.fmt(f)
     }
 }
 

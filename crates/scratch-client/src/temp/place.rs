@@ -1,8 +1,10 @@
 //! Where things are made: under which lease, and in which directory.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
@@ -64,7 +66,7 @@ impl Place {
         let Under { broker, tenure } = self.under()?;
         let site = Site::of(&broker, &tenure);
         match &self.directory {
-            Some(directory) => block(site.file_elsewhere(directory, options)),
+            Some(directory) => block(site.file_elsewhere(&whole(directory)?, options)),
             None => block(site.file(options)),
         }
     }
@@ -73,7 +75,9 @@ impl Place {
         let Under { broker, tenure } = self.under()?;
         let site = Site::of(&broker, &tenure);
         match &self.directory {
-            Some(directory) => block(site.elsewhere(directory, Kind::Directory, options)).map(|(named, _)| named),
+            Some(directory) => {
+                block(site.elsewhere(&whole(directory)?, Kind::Directory, options)).map(|(named, _)| named)
+            }
             None => block(site.directory(options)),
         }
     }
@@ -84,9 +88,19 @@ impl Place {
             let Under { broker, tenure } = self.under()?;
             return block(Site::of(&broker, &tenure).anonymous());
         };
+        let directory = whole(directory)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let held = rustix::fs::open(directory, flags, Mode::empty()).map_err(FsError::on("open", directory))?;
+        let held = rustix::fs::open(&directory, flags, Mode::empty()).map_err(FsError::on("open", &directory))?;
         let made = scratch_fs::create_anonymous(held.as_fd(), 0o600);
-        Ok(made.map_err(|error| FsError { path: directory.clone(), ..error })?.into())
+        Ok(made.map_err(|error| FsError { path: directory, ..error })?.into())
     }
+}
+
+/// A path that means the same when this process has gone to another directory. The empty one is that where it is.
+fn whole(directory: &Path) -> Result<PathBuf, ClientError> {
+    if directory.is_absolute() {
+        return Ok(directory.to_owned());
+    }
+    let here = rustix::process::getcwd(Vec::new()).map_err(|errno| ClientError::io("find", "this directory", errno))?;
+    Ok(Path::new(OsStr::from_bytes(here.to_bytes())).join(directory))
 }

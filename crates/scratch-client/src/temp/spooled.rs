@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::place::Place;
 use crate::Lease;
@@ -36,8 +36,8 @@ impl SpooledTempFile {
 
     /// Rolls into a directory of this user's own.
     #[must_use]
-    pub fn new_in(max_size: usize, dir: impl Into<PathBuf>) -> Self {
-        Self::at(max_size, Place::default().in_directory(dir))
+    pub fn new_in(max_size: usize, dir: impl AsRef<Path>) -> Self {
+        Self::at(max_size, Place::default().in_directory(dir.as_ref()))
     }
 
     /// Rolls into the directory of this lease.

@@ -5,6 +5,7 @@ mod aio;
 mod delegated;
 mod modes;
 mod process;
+mod scope;
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};

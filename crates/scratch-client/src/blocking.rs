@@ -3,6 +3,7 @@
 mod client;
 mod lease;
 mod named;
+mod scope;
 
 use std::future::{Ready, ready};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,6 +21,7 @@ use scratch_sys::{Received, receive_packet, send_packet};
 pub use client::Client;
 pub use lease::Lease;
 pub use named::{Directory, NamedFile};
+pub use scope::Scope;
 
 use crate::broker::Broker;
 use crate::connect::{self, Connected, Start};

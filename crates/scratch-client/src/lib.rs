@@ -37,6 +37,10 @@
 //! # }
 //! ```
 //!
+//! # A lease for a piece of work
+//! A [`Scope`] groups what a request or a job makes: files and directories with guards, paths that stay until the scope ends,
+//! secrets. [`Scope::cleanup_all`] removes it all at once, however much it is; [`Scope::run`] does so when the work fails.
+//!
 //! # Restarts and forks
 //! A broker that was restarted is connected to anew by the next call, which sends again what was not answered and lets the new
 //! connection hold what the old one held. A forked child never uses its parent's connection, and its copies of guards do
@@ -66,6 +70,7 @@ mod named;
 mod owed;
 mod packet;
 mod reconnect;
+mod scope;
 mod session;
 mod site;
 mod table;
@@ -77,10 +82,11 @@ pub mod tokio;
 mod wait;
 
 pub use area::{AreaOptions, CreateMode};
-pub use blocking::{Client, Directory, Lease, NamedFile};
+pub use blocking::{Client, Directory, Lease, NamedFile, Scope};
 pub use connect::ConnectOptions;
 pub use delegated::Limits;
 pub use error::ClientError;
 pub use holder::{CgroupDirectory, Holder, Pidfd};
 pub use lease::{GrantOptions, Mount};
 pub use named::{PersistError, Replace};
+pub use scope::{Left, ScopeError, ScopeOptions};

@@ -40,8 +40,10 @@
 mod client;
 mod lease;
 mod named;
+mod scope;
 mod socket;
 
 pub use client::Client;
 pub use lease::Lease;
 pub use named::{Directory, NamedFile};
+pub use scope::Scope;

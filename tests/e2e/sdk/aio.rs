@@ -17,11 +17,11 @@ use tokio::task::JoinSet;
 
 use super::{BOTH, both_ways, kind, named, shared_with_child, shown};
 
-fn runtime() -> Runtime {
+pub(super) fn runtime() -> Runtime {
     Runtime::new().expect("threads can be started")
 }
 
-async fn client(broker: &Broker, create: CreateMode) -> Client {
+pub(super) async fn client(broker: &Broker, create: CreateMode) -> Client {
     let runtime_directory = Some(broker.runtime_dir());
     let options = ConnectOptions { runtime_directory, create: Some(create), ..ConnectOptions::default() };
     Client::connect(&options).await.expect("the broker listens")

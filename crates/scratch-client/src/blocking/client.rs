@@ -19,7 +19,7 @@ use crate::{AreaOptions, ClientError, ConnectOptions, GrantOptions, Holder, Limi
 /// is in a call, and the child must not use the client at all.
 #[derive(Debug, Clone)]
 pub struct Client {
-    broker: Arc<Broker<Blocking>>,
+    pub(super) broker: Arc<Broker<Blocking>>,
 }
 
 impl Client {

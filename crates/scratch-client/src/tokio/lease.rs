@@ -21,7 +21,7 @@ const RENEW_AFTER_MIN: Duration = Duration::from_millis(100);
 /// ends it in any case when its holders are gone. In a forked child dropping the guard does nothing.
 #[must_use = "a lease is revoked when its guard is dropped"]
 pub struct Lease {
-    held: Held<Tokio>,
+    pub(super) held: Held<Tokio>,
 }
 
 impl Lease {

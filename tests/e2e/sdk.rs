@@ -5,7 +5,9 @@ mod aio;
 mod delegated;
 mod modes;
 mod process;
+mod renewal;
 mod scope;
+mod stock;
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};

@@ -3,7 +3,9 @@
 mod client;
 mod lease;
 mod named;
+mod renewal;
 mod scope;
+mod stock;
 
 use std::future::{Ready, ready};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,7 +23,9 @@ use scratch_sys::{Received, receive_packet, send_packet};
 pub use client::Client;
 pub use lease::Lease;
 pub use named::{Directory, NamedFile};
+pub use renewal::Renewal;
 pub use scope::Scope;
+pub use stock::Stock;
 
 use crate::broker::Broker;
 use crate::connect::{self, Connected, Start};

@@ -41,6 +41,13 @@
 //! A [`Scope`] groups what a request or a job makes: files and directories with guards, paths that stay until the scope ends,
 //! secrets. [`Scope::cleanup_all`] removes it all at once, however much it is; [`Scope::run`] does so when the work fails.
 //!
+//! # Renewing, and having some in stock
+//! A lease that a ttl holds outlives its process by no more than that. [`Lease::renew_in_background`] renews it, by a thread that
+//! the caller asks for; in the async flavour `Lease::keep_renewing` is a future to spawn, or to select on. Either goes on when
+//! the broker is restarted, and ends when the lease has: it says so, so that the work can be given up.
+//!
+//! Where the broker makes all files, each is a round trip. A [`Stock`] makes 200 files without names in one, and hands them out.
+//!
 //! # Restarts and forks
 //! A broker that was restarted is connected to anew by the next call, which sends again what was not answered and lets the new
 //! connection hold what the old one held. A forked child never uses its parent's connection, and its copies of guards do
@@ -70,9 +77,11 @@ mod named;
 mod owed;
 mod packet;
 mod reconnect;
+mod renewal;
 mod scope;
 mod session;
 mod site;
+mod stock;
 mod table;
 pub mod temp;
 mod tending;
@@ -82,7 +91,7 @@ pub mod tokio;
 mod wait;
 
 pub use area::{AreaOptions, CreateMode};
-pub use blocking::{Client, Directory, Lease, NamedFile, Scope};
+pub use blocking::{Client, Directory, Lease, NamedFile, Renewal, Scope, Stock};
 pub use connect::ConnectOptions;
 pub use delegated::Limits;
 pub use error::ClientError;

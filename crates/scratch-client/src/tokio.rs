@@ -42,8 +42,10 @@ mod lease;
 mod named;
 mod scope;
 mod socket;
+mod stock;
 
 pub use client::Client;
 pub use lease::Lease;
 pub use named::{Directory, NamedFile};
 pub use scope::Scope;
+pub use stock::Stock;

@@ -27,16 +27,16 @@ pub(super) async fn client(broker: &Broker, create: CreateMode) -> Client {
     Client::connect(&options).await.expect("the broker listens")
 }
 
-async fn grant(client: &Client) -> Lease {
+pub(super) async fn grant(client: &Client) -> Lease {
     client.grant(&GrantOptions::default()).await.expect("a lease is granted")
 }
 
-async fn held_by(client: &Client, holder: Holder) -> Lease {
+pub(super) async fn held_by(client: &Client, holder: Holder) -> Lease {
     let options = GrantOptions { holders: vec![holder], ..GrantOptions::default() };
     client.grant(&options).await.expect("a lease is granted")
 }
 
-fn path(lease: &Lease) -> PathBuf {
+pub(super) fn path(lease: &Lease) -> PathBuf {
     lease.path().expect("a directory pool's leases have paths").to_path_buf()
 }
 

@@ -3,6 +3,7 @@
 
 mod aio;
 mod delegated;
+mod lasting;
 mod modes;
 mod process;
 mod renewal;

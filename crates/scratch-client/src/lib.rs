@@ -48,6 +48,11 @@
 //!
 //! Where the broker makes all files, each is a round trip. A [`Stock`] makes 200 files without names in one, and hands them out.
 //!
+//! # What is to stay
+//! `keep` leaves an area to its lease. `persist` and `persist_to` move it out for good, in one step: to another file system it is
+//! copied, and has its name when it is whole. `keep_for_good` finds it a place. Areas in directories of one's own
+//! ([`Lease::file_in`]) are renamed, on their file system.
+//!
 //! # Restarts and forks
 //! A broker that was restarted is connected to anew by the next call, which sends again what was not answered and lets the new
 //! connection hold what the old one held. A forked child never uses its parent's connection, and its copies of guards do
@@ -71,6 +76,7 @@ mod connect;
 mod delegated;
 mod error;
 mod holder;
+mod lasting;
 mod lease;
 mod link;
 mod named;

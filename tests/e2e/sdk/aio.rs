@@ -166,7 +166,7 @@ async fn areas_of_a_lease(client: &Client) {
 }
 
 /// The broker answers only between two polls, so that every answer is waited for.
-async fn is_done_within(polls: usize, broker: &Broker, future: impl Future<Output = ()>) -> bool {
+pub(super) async fn is_done_within(polls: usize, broker: &Broker, future: impl Future<Output = ()>) -> bool {
     let mut future = pin!(future);
     let mut left = polls;
     poll_fn(|context| {

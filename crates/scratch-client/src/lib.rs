@@ -65,6 +65,10 @@
 //! leases below it, held by [`Holder::Connection`] or a ttl; and ends it all by closing the channel. There is no second
 //! connection: neither after the broker was killed nor in a forked child.
 //!
+//! What needs no path works there as anywhere: anonymous files and a [`Stock`] of them, memory, spooled files, and named files as
+//! long as nobody asks where they are. What has to have a path is refused as Unsupported: [`temp::NamedTempFile`],
+//! [`temp::TempDir`], [`Scope::create_temp_file`].
+//!
 //! # Security
 //! The broker must be root's or this user's, as the kernel says who it is; there is no falling back to another one. What the
 //! environment says is left aside in a program that has more rights than its caller.

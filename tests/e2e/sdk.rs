@@ -9,6 +9,7 @@ mod process;
 mod renewal;
 mod scope;
 mod stock;
+mod watch;
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};

@@ -48,6 +48,10 @@
 //!
 //! Where the broker makes all files, each is a round trip. A [`Stock`] makes 200 files without names in one, and hands them out.
 //!
+//! # What happens to leases
+//! With the cargo feature `watch` an async client tells it, in the order in which it happens, and goes on with a broker that was
+//! started anew (`tokio::Client::watch`). What may have been missed is said to be.
+//!
 //! # What is to stay
 //! `keep` leaves an area to its lease. `persist` and `persist_to` move it out for good, in one step: to another file system it is
 //! copied, and has its name when it is whole. `keep_for_good` finds it a place. Areas in directories of one's own

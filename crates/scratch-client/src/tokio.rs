@@ -45,6 +45,8 @@ mod scope;
 mod socket;
 mod spooled;
 mod stock;
+#[cfg(feature = "watch")]
+mod watch;
 
 pub use client::Client;
 pub use lease::Lease;
@@ -52,3 +54,5 @@ pub use named::{Directory, NamedFile};
 pub use scope::Scope;
 pub use spooled::SpooledFile;
 pub use stock::Stock;
+#[cfg(feature = "watch")]
+pub use watch::{Event, Told, Watch, WatchOptions};

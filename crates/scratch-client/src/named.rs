@@ -139,7 +139,7 @@ impl<W: Wait> Named<W> {
         let moved = Aside::begin(elsewhere.held.as_fd(), &self.name, &aside)
             .map_err(|errno| ClientError::io("keep", self.path().unwrap_or(&path), errno))?;
         // While the broker may still look for it under its name it must not have that.
-        let is_back = if self.is_let_go().await? { moved.is_back() } else { moved.stays() };
+        let is_back = if self.is_let_go().await? { moved.give_back() } else { moved.stays() };
         let name = if is_back { self.name.clone() } else { aside.clone() };
         self.guarded_by = None;
         Ok(path.join(OsStr::from_bytes(name.to_bytes())))
@@ -263,7 +263,7 @@ impl<'a> Aside<'a> {
     }
 
     /// Whether it has its own name again.
-    fn is_back(self) -> bool {
+    fn give_back(self) -> bool {
         let is_back = self.rename_back();
         mem::forget(self);
         is_back

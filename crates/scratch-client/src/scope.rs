@@ -47,7 +47,7 @@ pub struct ScopeError<E> {
     /// Why it failed.
     pub error: E,
     /// What was not removed: it was not to be, or the broker could not be told. Absent: all is gone.
-    pub left: Option<Left>,
+    pub left: Option<Box<Left>>,
 }
 
 /// The logic of both flavours' scopes.
@@ -182,7 +182,7 @@ impl<W: Wait> Work<'_, W> {
     pub(crate) async fn end<T, E>(mut self, result: Result<T, E>) -> Result<T, ScopeError<E>> {
         let outcome = match result {
             Ok(value) => Ok(value),
-            Err(error) => Err(ScopeError { error, left: self.fail().await }),
+            Err(error) => Err(ScopeError { error, left: self.fail().await.map(Box::new) }),
         };
         self.is_done = true;
         outcome
@@ -230,7 +230,7 @@ impl Left {
 impl<E: fmt::Display> fmt::Display for ScopeError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)?;
-        match &self.left {
+        match self.left.as_deref() {
             None => Ok(()),
             Some(Left { path: Some(path), .. }) => write!(f, "; what was made is still in {}", path.display()),
             Some(Left { lease, .. }) => write!(f, "; what was made is still under lease {lease}"),

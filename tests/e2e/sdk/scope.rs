@@ -87,7 +87,7 @@ fn failed_work_is_removed_or_left() {
 
         scope.cleanup_on_error(false);
         let failed = fails(&scope).expect_err("it says so");
-        let left = failed.left.clone().expect("it says where");
+        let left = *failed.left.clone().expect("it says where");
         let there = left.path.clone().expect("it has a path");
         assert_eq!(failed.to_string(), format!("it could not be done; what was made is still in {}", there.display()));
         assert_eq!((names_in(&there).len(), scope.left(), scope.lease()), (2, Some(left.clone()), None));
@@ -246,7 +246,7 @@ mod aio {
                         Err::<(), _>(ClientError::NoProgram)
                     });
                     let failed = failed.await.expect_err("it says so");
-                    (scope, failed.left)
+                    (scope, failed.left.map(|left| *left))
                 };
                 let (scope, left) = runtime.block_on(runtime.spawn(fails)).expect("no task panics");
                 assert_eq!((left.is_some(), &scope.left()), (!cleanup, &left), "{create:?}");

@@ -100,9 +100,9 @@ impl Scope {
         suffix: impl AsRef<OsStr>,
     ) -> Result<NamedFile, ClientError> {
         let mut made = self.temp_file(suffix)?;
-        made.file
-            .write_all(bytes.as_ref())
-            .map_err(|error| ClientError::std_io("write", made.path().unwrap_or(made.name().as_ref()), &error))?;
+        made.file.write_all(bytes.as_ref()).map_err(|error| {
+            ClientError::std_io("write", made.path().unwrap_or_else(|| made.name().as_ref()), &error)
+        })?;
         Ok(made)
     }
 

@@ -108,9 +108,9 @@ impl Scope {
         let file = made.file.try_clone();
         // Where nobody waits for it any more the guard has removed the name.
         let written = spawn_blocking(move || file?.write_all(&bytes)).await;
-        written
-            .unwrap_or_else(|lost| Err(lost.into()))
-            .map_err(|error| ClientError::std_io("write", made.path().unwrap_or(made.name().as_ref()), &error))?;
+        written.unwrap_or_else(|lost| Err(lost.into())).map_err(|error| {
+            ClientError::std_io("write", made.path().unwrap_or_else(|| made.name().as_ref()), &error)
+        })?;
         Ok(made)
     }
 

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -20,7 +21,8 @@ use crate::{AreaOptions, ClientError, GrantOptions};
 pub struct ScopeOptions {
     /// Before the random characters of each name.
     pub prefix: OsString,
-    /// Of the scope's leases. With a `parent` they are below that one, and end with it at the latest.
+    /// Of the scope's leases. With a `parent` they are below that one, and end with it at the latest. A ttl among the holders is
+    /// renewed by nobody.
     pub lease: GrantOptions,
     /// As [`Scope::cleanup_on_error`](crate::Scope::cleanup_on_error).
     pub cleanup_on_error: bool,
@@ -58,8 +60,10 @@ pub(crate) struct Scoped<W: Wait> {
     state: Mutex<State<W>>,
 }
 
+/// What belongs to one process.
 #[derive(Debug)]
 struct State<W: Wait> {
+    process: u32,
     cleanup_on_error: bool,
     /// Granted at first use.
     held: Option<Held<W>>,
@@ -74,7 +78,7 @@ pub(crate) struct Work<'a, W: Wait> {
 
 impl<W: Wait> Scoped<W> {
     pub(crate) fn new(broker: Arc<Broker<W>>, options: &ScopeOptions) -> Self {
-        let state = State { cleanup_on_error: options.cleanup_on_error, held: None, left: None };
+        let state = State::new(options.cleanup_on_error);
         Self { broker, options: options.clone(), state: Mutex::new(state) }
     }
 
@@ -172,8 +176,19 @@ impl<W: Wait> Scoped<W> {
         }
     }
 
+    /// The state of this process: a forked child begins with a lease of its own, whose end is not its parent's.
     fn state(&self) -> MutexGuard<'_, State<W>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.process != process::id() {
+            *state = State::new(state.cleanup_on_error);
+        }
+        state
+    }
+}
+
+impl<W: Wait> State<W> {
+    fn new(cleanup_on_error: bool) -> Self {
+        Self { process: process::id(), cleanup_on_error, held: None, left: None }
     }
 }
 

@@ -83,7 +83,8 @@ impl NamedFile {
         }
     }
 
-    /// As [`Self::persist`], to a path. A relative one starts at the working directory.
+    /// As [`Self::persist`], to a path. A relative one starts at the working directory. What was made in a directory that was named is
+    /// renamed, and never copied: it stays on its file system.
     ///
     /// # Errors
     /// As there, and those of opening its directory.
@@ -166,7 +167,8 @@ impl Directory {
         }
     }
 
-    /// As [`Self::persist`], to a path. A relative one starts at the working directory.
+    /// As [`Self::persist`], to a path. A relative one starts at the working directory. What was made in a directory that was named is
+    /// renamed, and never copied: it stays on its file system.
     ///
     /// # Errors
     /// As there, and those of opening the directory that it is moved to.

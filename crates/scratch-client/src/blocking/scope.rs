@@ -13,8 +13,8 @@ use crate::{AreaOptions, ClientError, Left, ScopeError, ScopeOptions};
 /// Many threads may use it at once.
 ///
 /// The lease is granted at first use, and held as [`ScopeOptions`] say; by default by this process. Dropping the scope ends it,
-/// and ignores errors: the broker ends it in any case when its holders are gone. In a forked child dropping the scope does
-/// nothing.
+/// and ignores errors: the broker ends it in any case when its holders are gone. A forked child begins with a lease of
+/// its own.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -16,8 +16,8 @@ use crate::{AreaOptions, ClientError, Left, ScopeError, ScopeOptions};
 /// Many tasks may use it at once.
 ///
 /// The lease is granted at first use, and held as [`ScopeOptions`] say; by default by this process. Dropping the scope ends it
-/// without waiting, and ignores errors: the broker ends it in any case when its holders are gone. In a forked child dropping the
-/// scope does nothing.
+/// without waiting, and ignores errors: the broker ends it in any case when its holders are gone. A forked child begins with a
+/// lease of its own.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {

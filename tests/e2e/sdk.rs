@@ -95,6 +95,31 @@ fn drop_releases() {
 }
 
 #[test]
+fn drop_gives_up_on_a_broker_that_does_not_answer() {
+    both_ways("sdk::drop_gives_up_on_a_broker_that_does_not_answer", |broker, create| {
+        let client = client(broker, create);
+        let lease = grant(&client);
+        let directory = lease.directory(&AreaOptions::default()).expect("a directory is made");
+        let (area, whole) = (directory.path().expect("it has a path").to_owned(), path(&lease));
+        broker.freeze();
+        drop(directory);
+        drop(lease);
+        assert!(area.exists(), "{create:?}: nobody can have removed it");
+        broker.thaw();
+        wait_gone(&whole, DEADLINE);
+        let lease = grant(&client);
+        let directory = lease.directory(&AreaOptions::default()).expect("a directory is made");
+        let area = directory.path().expect("it has a path").to_owned();
+        broker.kill();
+        drop(directory);
+        assert!(area.exists(), "{create:?}: nobody can have removed it");
+        broker.restart();
+        client.ping().expect("the next call connects, and says what is owed");
+        wait_gone(&area, DEADLINE);
+    });
+}
+
+#[test]
 fn keep_keeps() {
     both_ways("sdk::keep_keeps", |broker, create| {
         let client = client(broker, create);

@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::process::Command;
 
-use crate::step::{Outcome, cargo, step, target_directory};
+use crate::step::{Outcome, cargo, root, step, target_directory};
 use crate::venv::python;
 
 pub(crate) fn run(arguments: &[String]) -> Outcome {
     // The system tests run the built programs, which `cargo test` alone does not build.
     step(&mut cargo(&["build", "--workspace", "--bins"]))?;
-    let left_out = target_directory()?.join("left-out.txt");
+    let target = target_directory()?;
+    let left_out = target.join("left-out.txt");
     match fs::remove_file(&left_out) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(format!("{}: {error}", left_out.display())),
         _ => {}
@@ -22,6 +24,7 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         tests.arg("--workspace");
     }
     tests.args(arguments).env_remove("SCRATCH_TEST_PYTHON");
+    run_examples_contained(&mut tests, &target)?;
     let python = python();
     match &python {
         Ok(python) => drop(tests.env("SCRATCH_TEST_PYTHON", python)),
@@ -30,6 +33,16 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     let result = step(&mut tests);
     report(&left_out, python.err());
     result
+}
+
+/// Examples are built where TMPDIR says, and /tmp is another one where they run.
+fn run_examples_contained(tests: &mut Command, target: &Path) -> Outcome {
+    let place = target.join("examples-of-docs");
+    fs::create_dir_all(&place).map_err(|error| format!("{}: {error}", place.display()))?;
+    let triple = format!("{}_unknown_linux_gnu", std::env::consts::ARCH).to_uppercase();
+    let runner = root().join("tests/harness/runner.sh");
+    tests.env(format!("CARGO_TARGET_{triple}_RUNNER"), runner).env("SCRATCH_TARGET", target).env("TMPDIR", place);
+    Ok(())
 }
 
 fn report(left_out: &Path, no_python: Option<String>) {

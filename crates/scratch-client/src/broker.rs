@@ -119,7 +119,6 @@ impl<W: Wait> Broker<W> {
     }
 
     /// Says something whose answer nobody waits for: now if that goes without waiting, else as soon as it does.
-    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "the blocking flavour waits for every answer"))]
     pub(crate) fn tell(&self, op: Op) {
         let (link, owed) = {
             let state = self.state();
@@ -130,6 +129,22 @@ impl<W: Wait> Broker<W> {
             link.settle();
             Tending::of(&link).into_iter().for_each(W::tend);
         }
+    }
+
+    /// Says something on the connection that there is, and waits until it is answered. False: there is none, or not any more.
+    pub(crate) async fn say(&self, op: &Op) -> bool {
+        let Some(link) = self.state().link.clone() else { return false };
+        let mut request = ChannelRequest { op: Some(op.clone()), ..ChannelRequest::default() };
+        let answer = match link.send(&mut request, &[], Undo::nothing).await {
+            Ok(waiting) => waiting.answer().await,
+            Err(error) => Err(error),
+        };
+        !answer.is_err_and(|error| error.is_disconnect())
+    }
+
+    /// Whether a connection could be made at once, without waiting for a broker to start.
+    pub(crate) fn is_there(&self) -> bool {
+        !self.is_delegated && matches!(connect::try_connect(&self.options.find_runtime_directory()), Ok(Some(_)))
     }
 
     /// The connection holds this lease: the next one must attach itself. True: the present one must, too.

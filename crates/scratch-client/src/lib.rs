@@ -12,6 +12,8 @@
 //! # }
 //! ```
 //!
+//! A program that uses the `tempfile` crate finds its names in [`temp`], and needs neither client nor lease.
+//!
 //! # Blocking or async
 //! Two flavours, one logic and one set of options and errors:
 //!
@@ -19,7 +21,7 @@
 //! |---|---|---|
 //! | a call | blocks its thread | is a future, which may be dropped at any point |
 //! | many at once | threads share a clone's connection | so do tasks |
-//! | a guard that is dropped | waits until what it guards is out of the name space | tells the broker, and waits for nothing |
+//! | a guard that is dropped | waits until what it guards is out of the name space, a few seconds at most | tells the broker, and waits for nothing |
 //! | `close`, `revoke` | wait and report | so do their futures |
 //! | needs | nothing | a tokio runtime with I/O and time; it starts none, and no task |
 //!

@@ -5,8 +5,13 @@ mod aio;
 mod behaviours;
 mod delegated;
 mod killed;
+mod lasting;
 mod modes;
 mod process;
+mod renewal;
+mod scope;
+mod stock;
+mod watch;
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};

@@ -3,6 +3,9 @@
 mod client;
 mod lease;
 mod named;
+mod renewal;
+mod scope;
+mod stock;
 
 use std::cell::Cell;
 use std::future::{Ready, pending, ready};
@@ -22,6 +25,9 @@ use scratch_sys::{Received, receive_packet, send_packet};
 pub use client::Client;
 pub use lease::Lease;
 pub use named::{Directory, NamedFile};
+pub use renewal::Renewal;
+pub use scope::Scope;
+pub use stock::Stock;
 
 use crate::broker::Broker;
 use crate::connect::{self, Connected, Start};

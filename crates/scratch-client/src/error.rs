@@ -108,6 +108,11 @@ impl ClientError {
         Self::Io { operation, path: path.as_ref().to_owned(), source }
     }
 
+    /// Of the standard library, which keeps no error but the kernel's here.
+    pub(crate) fn std_io(operation: &'static str, path: impl AsRef<Path>, error: &io::Error) -> Self {
+        Self::io(operation, path, Errno::from_io_error(error).unwrap_or(Errno::IO))
+    }
+
     /// Whether the broker refused for this reason, a name from docs/errors.md.
     #[must_use]
     pub fn is_refusal(&self, expected: &str) -> bool {

@@ -39,6 +39,26 @@
 //! # }
 //! ```
 //!
+//! # A lease for a piece of work
+//! A [`Scope`] groups what a request or a job makes: files and directories with guards, paths that stay until the scope ends,
+//! secrets. [`Scope::cleanup_all`] removes it all at once, however much it is; [`Scope::run`] does so when the work fails.
+//!
+//! # Renewing, and having some in stock
+//! A lease that a ttl holds outlives its process by no more than that. [`Lease::renew_in_background`] renews it, by a thread that
+//! the caller asks for; in the async flavour `Lease::keep_renewing` is a future to spawn, or to select on. Either goes on when
+//! the broker is restarted, and ends when the lease has: it says so, so that the work can be given up.
+//!
+//! Where the broker makes all files, each is a round trip. A [`Stock`] makes 200 files without names in one, and hands them out.
+//!
+//! # What happens to leases
+//! With the cargo feature `watch` an async client tells it, in the order in which it happens, and goes on with a broker that was
+//! started anew (`tokio::Client::watch`). What may have been missed is said to be.
+//!
+//! # What is to stay
+//! `keep` leaves an area to its lease. `persist` and `persist_to` move it out for good, in one step: to another file system it is
+//! copied, and has its name when it is whole. `keep_for_good` finds it a place. Areas in directories of one's own
+//! ([`Lease::file_in`]) are renamed, on their file system.
+//!
 //! # Restarts and forks
 //! A broker that was restarted is connected to anew by the next call, which sends again what was not answered and lets the new
 //! connection hold what the old one held. A forked child never uses its parent's connection, and its copies of guards do
@@ -51,6 +71,10 @@
 //! leases below it, held by [`Holder::Connection`] or a ttl; and ends it all by closing the channel. There is no second
 //! connection: neither after the broker was killed nor in a forked child.
 //!
+//! What needs no path works there as anywhere: anonymous files and a [`Stock`] of them, memory, spooled files, and named files as
+//! long as nobody asks where they are. What has to have a path is refused as Unsupported: [`temp::NamedTempFile`],
+//! [`temp::TempDir`], [`Scope::create_temp_file`].
+//!
 //! # Security
 //! The broker must be root's or this user's, as the kernel says who it is; there is no falling back to another one. What the
 //! environment says is left aside in a program that has more rights than its caller.
@@ -62,14 +86,18 @@ mod connect;
 mod delegated;
 mod error;
 mod holder;
+mod lasting;
 mod lease;
 mod link;
 mod named;
 mod owed;
 mod packet;
 mod reconnect;
+mod renewal;
+mod scope;
 mod session;
 mod site;
+mod stock;
 mod table;
 pub mod temp;
 mod tending;
@@ -79,10 +107,11 @@ pub mod tokio;
 mod wait;
 
 pub use area::{AreaOptions, CreateMode};
-pub use blocking::{Client, Directory, Lease, NamedFile};
+pub use blocking::{Client, Directory, Lease, NamedFile, Renewal, Scope, Stock};
 pub use connect::ConnectOptions;
 pub use delegated::Limits;
 pub use error::ClientError;
 pub use holder::{CgroupDirectory, Holder, Pidfd};
 pub use lease::{GrantOptions, Mount};
 pub use named::{PersistError, Replace};
+pub use scope::{Left, ScopeError, ScopeOptions};

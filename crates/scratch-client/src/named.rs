@@ -18,6 +18,7 @@ use crate::ClientError;
 use crate::area::CreateMode;
 use crate::broker::Broker;
 use crate::owed::release;
+use crate::packet::Answer;
 use crate::tenure::Tenure;
 use crate::wait::Wait;
 
@@ -58,6 +59,13 @@ pub(crate) struct Elsewhere {
     pub(crate) path: PathBuf,
     /// The area's id.
     pub(crate) id: Vec<u8>,
+}
+
+/// An area under a name that nobody knows, until it gets its own back: also where nobody waits for that any more.
+struct Aside<'a> {
+    directory: BorrowedFd<'a>,
+    own: &'a CStr,
+    aside: &'a CStr,
 }
 
 /// A name under a lease and the duty to remove it.
@@ -121,18 +129,18 @@ impl<W: Wait> Named<W> {
     }
 
     /// Has an area in another directory than its lease's stay there for good. Returns its path, which is another one only where
-    /// somebody has taken the old one in between.
+    /// somebody has taken the old one in between, or where the broker can't say that it has let go of it.
     pub(crate) async fn keep_there(&mut self) -> Result<PathBuf, ClientError> {
         let Some(elsewhere) = &self.elsewhere else { return Err(ClientError::Protocol("an area of its lease")) };
         // Under another name it is nobody's area; then it gets its own back.
         let aside = NamePattern::new(b"kept-", b"", 16)?;
         let aside = aside.draw().map_err(|errno| ClientError::io("draw", "a random name", errno))?;
-        let (held, path) = (elsewhere.held.as_fd(), elsewhere.path.clone());
-        let rename = |from: &CStr, to: &CStr| rustix::fs::renameat_with(held, from, held, to, RenameFlags::NOREPLACE);
-        rename(&self.name, &aside).map_err(|errno| ClientError::io("keep", self.path().unwrap_or(&path), errno))?;
-        let released = self.release().await;
-        let name = rename(&aside, &self.name).map_or(aside, |()| self.name.clone());
-        released?;
+        let path = elsewhere.path.clone();
+        let moved = Aside::begin(elsewhere.held.as_fd(), &self.name, &aside)
+            .map_err(|errno| ClientError::io("keep", self.path().unwrap_or(&path), errno))?;
+        // While the broker may still look for it under its name it must not have that.
+        let is_back = if self.is_let_go().await? { moved.give_back() } else { moved.stays() };
+        let name = if is_back { self.name.clone() } else { aside.clone() };
         self.guarded_by = None;
         Ok(path.join(OsStr::from_bytes(name.to_bytes())))
     }
@@ -146,11 +154,17 @@ impl<W: Wait> Named<W> {
     ) -> Result<bool, ClientError> {
         let name = scratch_fs::check_name(name.as_bytes())?;
         if let Some(elsewhere) = &self.elsewhere {
+            if *self.name == *name && is_same_directory(elsewhere.held.as_fd(), directory) {
+                // Its name is the one that the broker would remove.
+                let kept = self.keep_there().await?;
+                let is_named = kept.file_name() == Some(self.name());
+                return if is_named { Ok(false) } else { Err(ClientError::io("keep the name of", kept, Errno::BUSY)) };
+            }
             self.rename_elsewhere(elsewhere, directory, &name, replace)?;
-            // Under its old name the broker finds nothing of it: then it is nobody's area any more.
-            let released = self.release().await;
+            // Under its old name the broker finds nothing of it, told or not: it is nobody's area any more.
+            let _ = self.release().await;
             self.guarded_by = None;
-            return released.map(|()| false);
+            return Ok(false);
         }
         let copied = !self.rename(directory, &name, replace) && self.move_by_broker(directory, name, replace).await?;
         self.guarded_by = None;
@@ -225,9 +239,51 @@ impl<W: Wait> Named<W> {
         }
     }
 
+    /// Releases an area that the broker can't find, and says whether it will look for it no more.
+    async fn is_let_go(&self) -> Result<bool, ClientError> {
+        match self.broker.call(self.release_op(), &[]).await {
+            Ok(Answer { reply: Reply::Release(released), .. }) => Ok(released.existed && released.debt.is_empty()),
+            Ok(_) => Err(ClientError::Protocol("no answer to Release")),
+            // It ends with its lease, now or later.
+            Err(error) if error.is_refusal("LEASE_UNKNOWN") => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn release_op(&self) -> Op {
         let id = self.elsewhere.as_ref().map_or_else(|| self.name.to_bytes(), |elsewhere| &elsewhere.id);
         release(&self.tenure.id, id.to_vec())
+    }
+}
+
+impl<'a> Aside<'a> {
+    fn begin(directory: BorrowedFd<'a>, own: &'a CStr, aside: &'a CStr) -> Result<Self, Errno> {
+        rustix::fs::renameat_with(directory, own, directory, aside, RenameFlags::NOREPLACE)?;
+        Ok(Self { directory, own, aside })
+    }
+
+    /// Whether it has its own name again.
+    fn give_back(self) -> bool {
+        let is_back = self.rename_back();
+        mem::forget(self);
+        is_back
+    }
+
+    /// It is not to have it again.
+    fn stays(self) -> bool {
+        mem::forget(self);
+        false
+    }
+
+    fn rename_back(&self) -> bool {
+        rustix::fs::renameat_with(self.directory, self.aside, self.directory, self.own, RenameFlags::NOREPLACE).is_ok()
+    }
+}
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        // Ignoring: somebody has taken its name, and it stays where it is.
+        self.rename_back();
     }
 }
 
@@ -238,6 +294,12 @@ impl<W: Wait> Drop for Named<W> {
             W::let_go(&self.broker, self.release_op());
         }
     }
+}
+
+/// Where that can't be told they are not.
+fn is_same_directory(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let place = |directory| rustix::fs::fstat(directory).map(|found| (found.st_dev, found.st_ino));
+    place(one).is_ok_and(|one| place(other).is_ok_and(|other| one == other))
 }
 
 impl From<Replace> for WireReplace {

@@ -145,6 +145,15 @@ impl<'a, W: Wait> Site<'a, W> {
         Ok(files)
     }
 
+    /// One where this process makes it itself, else so many in one round trip.
+    pub(crate) async fn stock(self, count: u32) -> Result<Vec<File>, ClientError> {
+        if let Some(file) = self.here(|directory| Ok(scratch_fs::create_anonymous(directory, 0o600)?))? {
+            return Ok(vec![file.into()]);
+        }
+        let made = self.batch(Kind::Anonymous, &AreaOptions::default(), count).await?;
+        Ok(made.into_iter().map(|(_, file)| File::from(file)).collect())
+    }
+
     pub(crate) async fn memory(self) -> Result<File, ClientError> {
         match self.broker.create {
             CreateMode::Auto => Ok(scratch_fs::create_memory(c"scratch", 0o600)?.into()),

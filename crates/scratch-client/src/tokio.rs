@@ -23,8 +23,9 @@
 //! The connection belongs to the runtime that made it, which needs its I/O and time drivers (`enable_all`); outside of a
 //! runtime these functions panic, as tokio's own do. Where that runtime is gone the next call connects anew. Connecting,
 //! starting a session broker and waiting for one that restarts may take up to 30 s and happen on tokio's blocking threads.
-//! What is done in the task itself: sending and receiving one packet where the socket is ready, and making a file in the
-//! lease's directory where this process may ([`CreateMode::Auto`](crate::CreateMode)), which is a handful of system calls.
+//! What is written for the caller, into a secret or a [`SpooledFile`], is written on those, too. What is done in the task itself:
+//! sending and receiving one packet where the socket is ready, making a file in the lease's directory where this process may
+//! ([`CreateMode::Auto`](crate::CreateMode)), and opening and renaming what is to stay, which is a handful of system calls.
 //!
 //! # Giving up
 //! Each future may be dropped at any point, by a timeout or a `select!`: nobody else's answer is lost, and the connection
@@ -40,8 +41,18 @@
 mod client;
 mod lease;
 mod named;
+mod scope;
 mod socket;
+mod spooled;
+mod stock;
+#[cfg(feature = "watch")]
+mod watch;
 
 pub use client::Client;
 pub use lease::Lease;
 pub use named::{Directory, NamedFile};
+pub use scope::Scope;
+pub use spooled::SpooledFile;
+pub use stock::Stock;
+#[cfg(feature = "watch")]
+pub use watch::{Event, Told, Watch, WatchOptions};

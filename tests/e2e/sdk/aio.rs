@@ -17,26 +17,26 @@ use tokio::task::JoinSet;
 
 use super::{BOTH, both_ways, kind, named, shared_with_child, shown};
 
-fn runtime() -> Runtime {
+pub(super) fn runtime() -> Runtime {
     Runtime::new().expect("threads can be started")
 }
 
-async fn client(broker: &Broker, create: CreateMode) -> Client {
+pub(super) async fn client(broker: &Broker, create: CreateMode) -> Client {
     let runtime_directory = Some(broker.runtime_dir());
     let options = ConnectOptions { runtime_directory, create: Some(create), ..ConnectOptions::default() };
     Client::connect(&options).await.expect("the broker listens")
 }
 
-async fn grant(client: &Client) -> Lease {
+pub(super) async fn grant(client: &Client) -> Lease {
     client.grant(&GrantOptions::default()).await.expect("a lease is granted")
 }
 
-async fn held_by(client: &Client, holder: Holder) -> Lease {
+pub(super) async fn held_by(client: &Client, holder: Holder) -> Lease {
     let options = GrantOptions { holders: vec![holder], ..GrantOptions::default() };
     client.grant(&options).await.expect("a lease is granted")
 }
 
-fn path(lease: &Lease) -> PathBuf {
+pub(super) fn path(lease: &Lease) -> PathBuf {
     lease.path().expect("a directory pool's leases have paths").to_path_buf()
 }
 
@@ -166,7 +166,7 @@ async fn areas_of_a_lease(client: &Client) {
 }
 
 /// The broker answers only between two polls, so that every answer is waited for.
-async fn is_done_within(polls: usize, broker: &Broker, future: impl Future<Output = ()>) -> bool {
+pub(super) async fn is_done_within(polls: usize, broker: &Broker, future: impl Future<Output = ()>) -> bool {
     let mut future = pin!(future);
     let mut left = polls;
     poll_fn(|context| {

@@ -1,8 +1,11 @@
 //! Delegated channels by the SDK: a client without a path, without a second connection, and with one lease.
 
+use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use scratch_client::{AreaOptions, Client, ClientError, CreateMode, GrantOptions, Lease, Limits};
 use scratch_tests::{Broker, DEADLINE, Dialogue, Options, contained, eventually, names_in, wait_gone};
@@ -134,5 +137,48 @@ fn a_process_finds_it_in_its_environment() {
         // Commands give paths, which a channel has not: they go to the broker as ever.
         let mut run = broker.scratch(&["run", "--", "true"]);
         assert!(run.env("SCRATCHD_CHANNEL", "1000").status().expect("the program can be run").success());
+    });
+}
+
+/// What a program needs to run, below `root`: itself, and what it is linked with.
+fn copy_with_libraries(program: &Path, root: &Path) {
+    let listed = Command::new("ldd").arg(program).output().expect("ldd is there where programs are linked");
+    let listed = String::from_utf8(listed.stdout).expect("libraries have plain names");
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new);
+    for library in libraries {
+        let copy = root.join(library.strip_prefix("/").expect("it is absolute"));
+        fs::create_dir_all(copy.parent().expect("it is in a directory")).expect("the root is ours");
+        fs::copy(library, copy).expect("there is room for it");
+    }
+    fs::copy(program, root.join("program")).expect("there is room for it");
+}
+
+#[test]
+fn is_enough_where_there_is_nothing_else() {
+    contained("sdk::delegated::is_enough_where_there_is_nothing_else", || {
+        let broker = Broker::start(Options::default());
+        let client = client(&broker, CreateMode::Auto);
+        let lease = client.grant(&GrantOptions::default()).expect("a lease is granted");
+        let root = broker.place().join("empty");
+        fs::create_dir(&root).expect("a place is writable");
+        copy_with_libraries(Path::new(env!("CARGO_BIN_EXE_sealed-client")), &root);
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o555)).expect("it is ours");
+        let channel = lease.delegate(Limits::default()).expect("a channel is made");
+        // Inheritable.
+        let inherited = rustix::io::dup(&channel).expect("a descriptor is free");
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child"]);
+        command.arg(format!("--root={}", root.display())).arg("/program").env_clear();
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("SEALED_FROM", broker.handle_socket());
+        command.env("SCRATCHD_CHANNEL", inherited.as_raw_fd().to_string());
+        let mut sealed = Dialogue::start(command);
+        drop((channel, inherited));
+        assert_eq!(sealed.line(), "done");
+        eventually(DEADLINE, "leases that it was done with have ended", || others(&broker, &lease).len() == 1);
+        let theirs = others(&broker, &lease);
+        assert!(names_in(&theirs[0]).is_empty(), "what it closed, dropped or was refused has left something");
+        assert!(sealed.end().success());
+        wait_gone(&theirs[0], DEADLINE);
+        assert!(path(&lease).is_dir());
     });
 }

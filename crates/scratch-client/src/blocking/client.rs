@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use scratch_proto::v1::Kind;
 
 use super::{Blocking, Directory, Lease, NamedFile, block};
 use crate::broker::Broker;
@@ -19,7 +21,7 @@ use crate::{AreaOptions, ClientError, ConnectOptions, GrantOptions, Holder, Limi
 /// is in a call, and the child must not use the client at all.
 #[derive(Debug, Clone)]
 pub struct Client {
-    broker: Arc<Broker<Blocking>>,
+    pub(super) broker: Arc<Broker<Blocking>>,
 }
 
 impl Client {
@@ -144,6 +146,27 @@ impl Client {
 
     pub(crate) fn under_own_lease(&self) -> Result<Under, ClientError> {
         Ok(Under { broker: Arc::clone(&self.broker), tenure: block(self.broker.own_lease())? })
+    }
+
+    /// As [`Lease::file_in`].
+    ///
+    /// # Errors
+    /// As there, and those of granting a lease.
+    pub fn file_in(&self, directory: impl AsRef<Path>, options: &AreaOptions) -> Result<NamedFile, ClientError> {
+        let own = block(self.broker.own_lease())?;
+        let site = Site::of(&self.broker, &own);
+        block(site.file_elsewhere(directory.as_ref(), options)).map(NamedFile::new)
+    }
+
+    /// As [`Lease::directory_in`].
+    ///
+    /// # Errors
+    /// As there, and those of granting a lease.
+    pub fn directory_in(&self, directory: impl AsRef<Path>, options: &AreaOptions) -> Result<Directory, ClientError> {
+        let own = block(self.broker.own_lease())?;
+        let site = Site::of(&self.broker, &own);
+        let made = block(site.elsewhere(directory.as_ref(), Kind::Directory, options));
+        made.map(|(named, _)| Directory::new(named))
     }
 
     /// As [`Lease::anonymous`].

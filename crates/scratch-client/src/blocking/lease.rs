@@ -17,7 +17,7 @@ use crate::{AreaOptions, ClientError, Limits, Mount, holder};
 /// case when its holders are gone. In a forked child dropping the guard does nothing.
 #[must_use = "a lease is revoked when its guard is dropped"]
 pub struct Lease {
-    held: Held<Blocking>,
+    pub(super) held: Held<Blocking>,
 }
 
 impl Lease {

@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use scratch_proto::v1::Kind;
 
 use super::socket::Tokio;
 use super::{Directory, Lease, NamedFile};
@@ -19,7 +21,7 @@ use crate::{AreaOptions, ClientError, ConnectOptions, GrantOptions, Holder, Limi
 /// while another thread is in a call, and the child must not use the client at all.
 #[derive(Debug, Clone)]
 pub struct Client {
-    broker: Arc<Broker<Tokio>>,
+    pub(super) broker: Arc<Broker<Tokio>>,
 }
 
 impl Client {
@@ -140,6 +142,31 @@ impl Client {
     pub async fn directory(&self, options: &AreaOptions) -> Result<Directory, ClientError> {
         let own = self.broker.own_lease().await?;
         Site::of(&self.broker, &own).directory(options).await.map(Directory::new)
+    }
+
+    /// As [`Lease::file_in`].
+    ///
+    /// # Errors
+    /// As there, and those of granting a lease.
+    pub async fn file_in(&self, directory: impl AsRef<Path>, options: &AreaOptions) -> Result<NamedFile, ClientError> {
+        let own = self.broker.own_lease().await?;
+        let site = Site::of(&self.broker, &own);
+        site.file_elsewhere(directory.as_ref(), options).await.map(NamedFile::new)
+    }
+
+    /// As [`Lease::directory_in`].
+    ///
+    /// # Errors
+    /// As there, and those of granting a lease.
+    pub async fn directory_in(
+        &self,
+        directory: impl AsRef<Path>,
+        options: &AreaOptions,
+    ) -> Result<Directory, ClientError> {
+        let own = self.broker.own_lease().await?;
+        let site = Site::of(&self.broker, &own);
+        let made = site.elsewhere(directory.as_ref(), Kind::Directory, options).await;
+        made.map(|(named, _)| Directory::new(named))
     }
 
     /// As [`Lease::anonymous`].

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::tokio::time::sleep;
 use scratch_proto::v1::Kind;
@@ -12,16 +12,14 @@ use scratch_proto::v1::Kind;
 use super::socket::Tokio;
 use super::{Directory, NamedFile};
 use crate::lease::Held;
+use crate::renewal::Course;
 use crate::{AreaOptions, ClientError, Limits, Mount, holder};
-
-/// However short a ttl is.
-const RENEW_AFTER_MIN: Duration = Duration::from_millis(100);
 
 /// A lease of ours. Dropping the guard revokes the lease and everything under it without waiting, ignoring errors: the broker
 /// ends it in any case when its holders are gone. In a forked child dropping the guard does nothing.
 #[must_use = "a lease is revoked when its guard is dropped"]
 pub struct Lease {
-    held: Held<Tokio>,
+    pub(super) held: Held<Tokio>,
 }
 
 impl Lease {
@@ -107,19 +105,20 @@ impl Lease {
         self.held.broker().keep_alive(self.id()).await
     }
 
-    /// Renews the lease's ttl holders, again each time a third of their time has passed, until it can't any more: then says
-    /// why. Runs as long as it is polled, as in `tokio::spawn` or one arm of a `select!`. A broker that restarts is borne with
-    /// for as long as the last renewal lasts.
-    pub async fn keep_renewing(&self) -> ClientError {
-        let mut renewed = (Instant::now(), Duration::ZERO);
-        loop {
-            match self.keep_alive().await {
-                Ok(ttl) => renewed = (Instant::now(), ttl),
-                Err(error @ ClientError::Refused { .. }) => return error,
-                Err(error) if renewed.0.elapsed() >= renewed.1 => return error,
-                Err(_) => {}
+    /// Renews the lease's ttl holders, at once and again each time a third of their time has passed, until there is nothing to renew
+    /// any more: then says why. Runs as long as it is polled, as by `tokio::spawn` or one arm of a `select!`, and does not need the
+    /// guard. A broker that was restarted is connected to anew, and one that is away is looked for.
+    pub fn keep_renewing(&self) -> impl Future<Output = ClientError> + Send + use<> {
+        let (broker, tenure) = self.held.parts();
+        async move {
+            let mut course = Course::default();
+            loop {
+                let renewed = broker.keep_alive(&tenure.id).await;
+                match (course.next(&renewed), renewed) {
+                    (None, Err(error)) => return error,
+                    (next, _) => sleep(next.unwrap_or_default()).await,
+                }
             }
-            sleep((renewed.1 / 3).max(RENEW_AFTER_MIN)).await;
         }
     }
 

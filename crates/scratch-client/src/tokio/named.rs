@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::socket::Tokio;
 use crate::named::Named;
@@ -84,6 +84,44 @@ impl NamedFile {
             Err(error) => Err(PersistError { error, guard: Self { file, named } }),
         }
     }
+
+    /// As [`Self::persist`], to a path. A relative one starts at the working directory. What was made in a directory that was named is
+    /// renamed, and never copied: it stays on its file system.
+    ///
+    /// # Errors
+    /// As there, and those of opening its directory.
+    pub async fn persist_to(
+        self,
+        path: impl AsRef<Path>,
+        replace: Replace,
+    ) -> Result<(File, bool), PersistError<Self>> {
+        let Self { file, mut named } = self;
+        match named.persist_to(path.as_ref(), replace).await {
+            Ok(copied) => Ok((file, copied)),
+            Err(error) => Err(PersistError { error, guard: Self { file, named } }),
+        }
+    }
+
+    /// Keeps it for good, beyond its lease, and says where. One in a directory that was named stays there; one in a lease's directory is
+    /// moved to the first of TMPDIR, TEMP, TMP, /tmp, /var/tmp and /usr/tmp that can be written to.
+    ///
+    /// # Errors
+    /// With the guard, as [`Self::persist_to`] with [`Replace::Never`].
+    pub async fn keep_for_good(self) -> Result<(File, PathBuf), PersistError<Self>> {
+        let Self { file, mut named } = self;
+        match named.keep_for_good().await {
+            Ok(path) => Ok((file, path)),
+            Err(error) => Err(PersistError { error, guard: Self { file, named } }),
+        }
+    }
+
+    /// Opens the file once more, with a position of its own.
+    ///
+    /// # Errors
+    /// NotFound where something else has its name; Unsupported where it has no path that this process can name; those of openat(2).
+    pub fn reopen(&self) -> Result<File, ClientError> {
+        self.named.open_again(&self.file)
+    }
 }
 
 impl Directory {
@@ -128,6 +166,29 @@ impl Directory {
     ) -> Result<bool, PersistError<Self>> {
         match self.named.persist(directory.as_fd(), name.as_ref(), replace).await {
             Ok(copied) => Ok(copied),
+            Err(error) => Err(PersistError { error, guard: self }),
+        }
+    }
+
+    /// As [`Self::persist`], to a path. A relative one starts at the working directory. What was made in a directory that was named is
+    /// renamed, and never copied: it stays on its file system.
+    ///
+    /// # Errors
+    /// As there, and those of opening the directory that it is moved to.
+    pub async fn persist_to(mut self, path: impl AsRef<Path>, replace: Replace) -> Result<bool, PersistError<Self>> {
+        match self.named.persist_to(path.as_ref(), replace).await {
+            Ok(copied) => Ok(copied),
+            Err(error) => Err(PersistError { error, guard: self }),
+        }
+    }
+
+    /// Keeps it for good, beyond its lease, and says where, as [`NamedFile::keep_for_good`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn keep_for_good(mut self) -> Result<PathBuf, PersistError<Self>> {
+        match self.named.keep_for_good().await {
+            Ok(path) => Ok(path),
             Err(error) => Err(PersistError { error, guard: self }),
         }
     }

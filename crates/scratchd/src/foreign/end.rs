@@ -130,8 +130,17 @@ impl Broker {
             },
         };
         // A file is gone as soon as that can be told.
-        if entry.is_directory && book.set_aside(held.as_fd(), &mut entry, same_boot).is_ok() {
-            self.reaper.aside(subject);
+        if entry.is_directory {
+            match book.set_aside(held.as_fd(), &mut entry, same_boot) {
+                Ok(true) => self.reaper.aside(subject),
+                // Its client's by now, who may give it its old name again when told: it is not looked for once more.
+                Ok(false) => {
+                    book.drop_entry(lease, number).map_err(|error| owed(&error, "other"))?;
+                    self.foreign.forget(id);
+                    return Ok(());
+                }
+                Err(_) => {}
+            }
         }
         // What failed fails again, and is told.
         let ended = book.end(held.as_fd(), &mut entry, same_boot);

@@ -6,7 +6,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Builder;
-use super::path::{keep, persist};
 use crate::blocking::{Blocking, block};
 use crate::named::Named;
 use crate::{ClientError, PersistError, Replace};
@@ -94,7 +93,7 @@ impl TempDir {
     /// With the guard, as [`Self::persist`].
     #[expect(clippy::result_large_err, reason = "what could not be moved is given back")]
     pub fn keep(mut self) -> Result<PathBuf, PersistError<Self>> {
-        match keep(&mut self.named) {
+        match block(self.named.keep_for_good()) {
             Ok(path) => Ok(path),
             Err(error) => Err(PersistError { error, guard: self }),
         }
@@ -108,8 +107,8 @@ impl TempDir {
     /// With the guard: AlreadyExists with [`Replace::Never`], what the kernel refuses this user, those of the connection.
     #[expect(clippy::result_large_err, reason = "what could not be moved is given back")]
     pub fn persist(mut self, new_path: impl AsRef<Path>, replace: Replace) -> Result<(), PersistError<Self>> {
-        match persist(&mut self.named, new_path.as_ref(), replace) {
-            Ok(()) => Ok(()),
+        match block(self.named.persist_to(new_path.as_ref(), replace)) {
+            Ok(_) => Ok(()),
             Err(error) => Err(PersistError { error, guard: self }),
         }
     }

@@ -7,12 +7,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-
 use super::Builder;
 use super::path::{PathPersistError, TempPath};
-use crate::ClientError;
 
 /// A file, open for reading and writing, mode 0600 unless the [`Builder`] says otherwise; or what [`Builder::make`] made.
 /// Dropping it removes the name, ignoring errors: the lease's end removes it in any case. In a forked child dropping it does
@@ -85,14 +81,7 @@ impl NamedTempFile {
     /// # Errors
     /// NotFound where something else has its name; those of openat(2).
     pub fn reopen(&self) -> io::Result<File> {
-        let failed = |errno| ClientError::io("reopen", self.path.as_path(), errno);
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let again = rustix::fs::open(self.path.as_path(), flags, Mode::empty()).map_err(failed)?;
-        let (found, own) = (rustix::fs::fstat(&again).map_err(failed)?, rustix::fs::fstat(&self.file).map_err(failed)?);
-        if (found.st_dev, found.st_ino) != (own.st_dev, own.st_ino) {
-            return Err(failed(Errno::NOENT).into());
-        }
-        Ok(again.into())
+        Ok(self.path.open_again(&self.file)?)
     }
 }
 

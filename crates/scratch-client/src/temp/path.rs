@@ -2,17 +2,15 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use scratch_fs::{first_usable_directory, temporary_directory_candidates};
 
 use crate::blocking::{Blocking, block};
-use crate::connect::variable;
 use crate::named::Named;
 use crate::{ClientError, Replace};
 
@@ -76,7 +74,7 @@ impl TempPath {
     /// As [`Self::persist_noclobber`].
     #[expect(clippy::result_large_err, reason = "what could not be moved is given back")]
     pub fn keep(mut self) -> Result<PathBuf, PathPersistError> {
-        match keep(&mut self.named) {
+        match block(self.named.keep_for_good()) {
             Ok(path) => Ok(path),
             Err(error) => Err(PathPersistError { error: error.into(), path: self }),
         }
@@ -90,13 +88,21 @@ impl TempPath {
 
     #[expect(clippy::result_large_err, reason = "what could not be moved is given back")]
     fn persist_as(mut self, new_path: &Path, replace: Replace) -> Result<(), PathPersistError> {
-        match persist(&mut self.named, new_path, replace) {
-            Ok(()) => Ok(()),
+        // As rename(2) has it: only a directory is named so.
+        if new_path.as_os_str().as_bytes().ends_with(b"/") {
+            let error = ClientError::io("persist to", new_path, Errno::NOTDIR);
+            return Err(PathPersistError { error: error.into(), path: self });
+        }
+        match block(self.named.persist_to(new_path, replace)) {
+            Ok(_) => Ok(()),
             Err(error) => Err(PathPersistError { error: error.into(), path: self }),
         }
     }
 
-    /// So that files that are open can be told from others of their name.
+    pub(crate) fn open_again(&self, own: &File) -> Result<File, ClientError> {
+        self.named.open_again(own)
+    }
+
     pub(crate) fn as_path(&self) -> &Path {
         &self.path
     }
@@ -104,40 +110,6 @@ impl TempPath {
 
 /// What is said of a lease that has no path.
 const NO_PATH: Errno = Errno::OPNOTSUPP;
-
-/// Moves an area to a path.
-pub(crate) fn persist(named: &mut Named<Blocking>, to: &Path, replace: Replace) -> Result<(), ClientError> {
-    let name = to.file_name().ok_or_else(|| ClientError::io("persist to", to, Errno::INVAL))?;
-    let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    persist_in(named, directory, name, replace)
-}
-
-/// Has an area stay for good.
-pub(crate) fn keep(named: &mut Named<Blocking>) -> Result<PathBuf, ClientError> {
-    if named.is_elsewhere() {
-        return block(named.keep_there());
-    }
-    let directory = first_usable_directory(&temporary_directory_candidates(variable))?;
-    let name = named.name().to_owned();
-    persist_in(named, &directory, &name, Replace::Never)?;
-    Ok(directory.join(name))
-}
-
-fn persist_in(
-    named: &mut Named<Blocking>,
-    directory: &Path,
-    name: &OsStr,
-    replace: Replace,
-) -> Result<(), ClientError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let held: OwnedFd = match rustix::fs::open(directory, flags, Mode::empty()) {
-        // One that may be written to and not listed.
-        Err(Errno::ACCESS) => rustix::fs::open(directory, flags | OFlags::PATH, Mode::empty()),
-        opened => opened,
-    }
-    .map_err(|errno| ClientError::io("open directory", directory, errno))?;
-    block(named.persist(held.as_fd(), name, replace)).map(drop)
-}
 
 impl Deref for TempPath {
     type Target = Path;

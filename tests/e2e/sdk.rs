@@ -2,6 +2,7 @@
 //! its holders do, and what a broker's end does to it.
 
 mod aio;
+mod conformance;
 mod delegated;
 mod modes;
 mod process;

@@ -8,11 +8,11 @@ use rustix::process::{Signal, kill_process};
 use scratch_client::{AreaOptions, Client, ClientError, ConnectOptions, GrantOptions};
 use scratch_tests::{Broker, DEADLINE, Dialogue, Options, as_user, contained, eventually, names_in, wait_gone};
 
-use super::{grant, modes};
+use super::{conformance, grant, modes};
 
 const ROLE: &str = "SCRATCH_SDK_ROLE";
 /// What the role says stands between libtest's own words.
-const SAYS: &str = "sdk: ";
+pub(super) const SAYS: &str = "sdk: ";
 
 /// What the other process is to do.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,8 @@ pub(super) enum Role {
     HoldsAsync,
     /// Makes a file by the channel that it was started with, says so, and waits.
     Delegated,
+    /// Makes the calls of a conformance case that it is told.
+    Conformance,
 }
 
 /// This program in a role, talking to that broker.
@@ -44,6 +46,7 @@ fn in_a_role() {
         "Holds" => hold(),
         "HoldsAsync" => hold_async(),
         "Delegated" => delegated(),
+        "Conformance" => conformance::serve(),
         _ => panic!("no such role: {role}"),
     });
 }

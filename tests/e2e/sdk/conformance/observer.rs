@@ -24,9 +24,14 @@ use super::values::{Stop, hex, no_word};
 pub(super) struct Observer(Channel);
 
 impl Observer {
+    /// Connects. The connections of the case before may still be counted.
     pub(super) fn new(broker: &Broker) -> Self {
-        let connected = RUNTIME.block_on(connect_grpc(&broker.grpc_socket()));
-        Self(connected.expect("the broker listens on grpc.sock"))
+        let mut connected = None;
+        eventually(DEADLINE, "the broker takes a connection on grpc.sock", || {
+            connected = RUNTIME.block_on(connect_grpc(&broker.grpc_socket())).ok();
+            connected.is_some()
+        });
+        Self(connected.expect("it was there a moment ago"))
     }
 
     pub(super) fn call(&self, name: &str, request: &Value) -> Result<Told, Stop> {
@@ -74,7 +79,7 @@ impl Observer {
     pub(super) fn end_all(broker: &Broker) {
         eventually(DEADLINE, "all leases of a case have ended", || {
             RUNTIME.block_on(async {
-                // The connections of the case may still be counted.
+                // One that is turned away may hear of it only now.
                 let Ok(channel) = connect_grpc(&broker.grpc_socket()).await else { return false };
                 let mut leases = LeasesClient::new(channel);
                 let Ok(listed) = leases.list(ListLeasesRequest::default()).await else { return false };

@@ -28,7 +28,7 @@ const DESCRIPTORS: &str = "what rides along is the SDK's to say";
 
 pub(super) const WITHOUT: &[Without] = &[
     Without("a lease that can't be moved away takes nothing new", &[9], "debts are for admins"),
-    Without("an own lease that was revoked is followed by another", &[4], "see below"),
+    Without("an own lease that was revoked is followed by another", &[4], "the step before failed, see below"),
     Without("a request sent again finds what it made", ALL, RESENDS),
     Without("a request sent again takes nothing else for its own", ALL, RESENDS),
     Without("an area inside of a directory area", ALL, INSIDE),
@@ -112,7 +112,7 @@ pub(super) const DIFFERS: &[Differs] = &[
         "an own lease that was revoked is followed by another",
         3,
         &[Auto, Broker],
-        "a client's own lease is granted once: it is the process's, whose areas all went with it",
+        "who loses areas with the lease is told so once; the next area has another lease",
     ),
     Differs("more descriptors than the broker may have", 4, &[Auto], "a process opens its files itself"),
     Differs(

@@ -18,13 +18,13 @@ const MEMORY: &str = "backend = \"tmpfs\"\nsize = \"16MiB\"\nlease_bytes = \"1Mi
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A file of the table, and the broker that it wants: nothing, if any will do.
-struct Table {
-    path: PathBuf,
-    broker: Option<Map<String, Value>>,
+pub(crate) struct Table {
+    pub(crate) path: PathBuf,
+    pub(crate) broker: Option<Map<String, Value>>,
 }
 
 /// All of them, so that none is forgotten.
-fn tables() -> Vec<Table> {
+pub(crate) fn tables() -> Vec<Table> {
     let directory = source_tree().join("tests/conformance");
     let read = |name: std::ffi::OsString| {
         let path = directory.join(name);
@@ -98,7 +98,7 @@ fn with_a_broker_of_its_own() {
 }
 
 /// The broker that a file asks for, or the file is left out.
-fn started(test: &str, wanted: &Map<String, Value>) -> Option<Broker> {
+pub(crate) fn started(test: &str, wanted: &Map<String, Value>) -> Option<Broker> {
     let pool = wanted.get("pool").map(|pool| pool.as_str().expect("pool is a text"));
     let place = match pool {
         Some("tmpfs-1m") => tmpfs_of_1_mib(test)?,

@@ -3,6 +3,7 @@
 
 mod aio;
 mod behaviours;
+mod conformance;
 mod delegated;
 mod killed;
 mod lasting;
@@ -303,6 +304,23 @@ fn revoke_ends_a_lease() {
         let path = self::path(&inner);
         drop(outer);
         assert!(!path.exists(), "{create:?}: a child outlived its parent");
+    });
+}
+
+#[test]
+fn an_own_lease_that_was_revoked_is_followed_by_another() {
+    both_ways("sdk::an_own_lease_that_was_revoked_is_followed_by_another", |broker, create| {
+        let client = client(broker, create);
+        let file = client.file(&AreaOptions::default()).expect("a file is made under the own lease");
+        let first = file.path().and_then(Path::parent).expect("it is in its lease's directory").to_owned();
+        let id = first.file_name().and_then(OsStr::to_str).expect("a lease's directory has its id for a name");
+        // By somebody else.
+        assert!(broker.scratch(&["lease", "revoke", id]).status().expect("scratch can be run").success());
+        // The directory that this process holds is good until it has been freed.
+        let is_told = || client.file(&AreaOptions::default()).is_err();
+        eventually(DEADLINE, "who makes an area is told that the lease is gone", is_told);
+        let next = client.file(&AreaOptions::default()).expect("the next area has another lease");
+        assert!(next.path().is_some_and(|path| path.exists() && !path.starts_with(&first)), "{create:?}");
     });
 }
 

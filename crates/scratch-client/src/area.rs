@@ -3,6 +3,7 @@
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 
+use rustix::io::Errno;
 use scratch_fs::{FsError, NamePattern, Naming};
 use scratch_proto::v1::{CreateRequest, Kind};
 
@@ -28,7 +29,7 @@ pub struct AreaOptions {
     pub random_chars: usize,
     /// This name, and no other.
     pub name: Option<OsString>,
-    /// Permission bits, exact whatever the umask. Absent: 0600 for files, 0700 for directories.
+    /// Permission bits, 0777 at most, exact whatever the umask. Absent: 0600 for files, 0700 for directories.
     pub mode: Option<u32>,
 }
 
@@ -41,6 +42,10 @@ impl Default for AreaOptions {
 impl AreaOptions {
     /// Calls `make` with the naming that the options say.
     pub(crate) fn named<T>(&self, make: impl FnOnce(&Naming<'_>) -> Result<T, FsError>) -> Result<T, ClientError> {
+        // As the broker does: an area gives nobody rights by its bits.
+        if let Some(mode) = self.mode.filter(|mode| mode & !0o777 != 0) {
+            return Err(FsError::new("use mode", format!("{mode:04o}"), Errno::INVAL).into());
+        }
         match &self.name {
             Some(name) => Ok(make(&Naming::Exact(&scratch_fs::check_name(name.as_bytes())?))?),
             None => Ok(make(&Naming::Random(self.pattern()?))?),

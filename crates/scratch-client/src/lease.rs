@@ -170,6 +170,13 @@ impl<W: Wait> Broker<W> {
         }
         Ok(own)
     }
+
+    /// It has ended though this process lives: somebody revoked it. The next area gets another; a delegated channel has none.
+    pub(crate) fn forget_own(&self, lease: &str) {
+        if !self.is_delegated {
+            self.state().own.take_if(|own| own.id == lease);
+        }
+    }
 }
 
 impl GrantOptions {

@@ -69,14 +69,18 @@ impl<W: Wait> Link<W> {
         let mut waiting = Waiting { link: self, request, undo, is_sent: false };
         let packet = packet.ok_or_else(|| self.error("send a request over 64 KiB to the broker in", Errno::MSGSIZE))?;
         let id = waiting.request.id;
-        let mut sending = pin!(W::send(&self.socket, &packet, descriptors));
-        // A broker whose answers nobody reads would stop reading in its turn.
-        let mut hearing = pin!(self.hear_until_answered(id));
-        let sent = poll_fn(|context| match sending.as_mut().poll(context) {
-            Poll::Ready(sent) => Poll::Ready(sent.map_err(|errno| self.error("send to the broker in", errno))),
-            Poll::Pending => hearing.as_mut().poll(context).map(|lost| lost.map(drop)),
-        });
-        if let Err(error) = sent.await {
+        let sent = {
+            let mut sending = pin!(W::send(&self.socket, &packet, descriptors));
+            // A broker whose answers nobody reads would stop reading in its turn.
+            let mut hearing = pin!(self.hear_until_answered(id));
+            let sent = poll_fn(|context| match sending.as_mut().poll(context) {
+                Poll::Ready(sent) => Poll::Ready(sent.map_err(|errno| self.error("send to the broker in", errno))),
+                Poll::Pending => hearing.as_mut().poll(context).map(|lost| lost.map(drop)),
+            });
+            // Hearing ends here as well: after an error the rest is taken in below, which only one can do at a time.
+            sent.await
+        };
+        if let Err(error) = sent {
             // What was answered before the end is taken in, and then the end, which tells what has to be said again.
             self.hear_what_is_there();
             // Its runtime is gone: nobody can wait for it any more.

@@ -172,8 +172,11 @@ impl<'a, W: Wait> Site<'a, W> {
         }
         let Some(directory) = self.tenure.directory() else { return Ok(None) };
         match make(directory) {
-            // A sandbox may let a process open the directory and not change it.
-            Err(ClientError::Create(FsError { errno: Errno::ACCESS | Errno::PERM | Errno::ROFS, .. })) => Ok(None),
+            // A sandbox may let a process open the directory and not change it. Where it was removed the broker knows why.
+            Err(ClientError::Create(FsError {
+                errno: Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOENT,
+                ..
+            })) => Ok(None),
             result => result.map(Some),
         }
     }
@@ -233,7 +236,12 @@ impl<'a, W: Wait> Site<'a, W> {
         request: CreateRequest,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(Vec<Created>, Vec<OwnedFd>), ClientError> {
-        let answer = self.broker.call(Op::Create(request), descriptors).await?;
+        let answer = self.broker.call(Op::Create(request), descriptors).await;
+        let is_over = |error: &ClientError| error.is_refusal("LEASE_UNKNOWN") || error.is_refusal("LEASE_ENDING");
+        if answer.as_ref().is_err_and(is_over) {
+            self.broker.forget_own(&self.tenure.id);
+        }
+        let answer = answer?;
         match answer.reply {
             Reply::Create(created) => Ok((created.areas, answer.descriptors)),
             _ => Err(ClientError::Protocol("no answer to Create")),

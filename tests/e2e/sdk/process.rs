@@ -8,11 +8,11 @@ use rustix::process::{Signal, kill_process};
 use scratch_client::{AreaOptions, Client, ClientError, ConnectOptions, GrantOptions};
 use scratch_tests::{Broker, DEADLINE, Dialogue, Options, as_user, contained, eventually, names_in, wait_gone};
 
-use super::{behaviours, grant, modes};
+use super::{behaviours, conformance, grant, modes};
 
 const ROLE: &str = "SCRATCH_SDK_ROLE";
 /// What the role says stands between libtest's own words.
-const SAYS: &str = "sdk: ";
+pub(super) const SAYS: &str = "sdk: ";
 
 /// What the other process is to do.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +29,8 @@ pub(super) enum Role {
     Behaviours,
     /// Looks where the two are not the same.
     Differences,
+    /// Makes the calls of a conformance case that it is told.
+    Conformance,
 }
 
 /// This program in a role, talking to that broker.
@@ -50,6 +52,7 @@ fn in_a_role() {
         "Delegated" => delegated(),
         "Behaviours" => behaviours::check(),
         "Differences" => behaviours::check_differences(),
+        "Conformance" => conformance::serve(),
         _ => panic!("no such role: {role}"),
     });
 }

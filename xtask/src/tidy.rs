@@ -86,8 +86,8 @@ fn collect(directory: &Path, files: &mut Vec<File>) -> Outcome {
         let path = directory.join(&*name);
         let kind = entry.file_type().map_err(failed)?;
         if kind.is_dir() {
-            let made =
-                name.starts_with("target") || ["__pycache__", "node_modules", "corpus", "artifacts"].contains(&&*name);
+            let made = name.starts_with("target")
+                || ["__pycache__", "node_modules", "corpus", "artifacts", "found"].contains(&&*name);
             if !made && (!name.starts_with('.') || name == ".ci") {
                 collect(&path, files)?;
             }

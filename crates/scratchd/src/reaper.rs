@@ -272,6 +272,14 @@ impl Reaper {
             || queue.working.iter().chain(queue.rests.keys()).any(of_lease)
     }
 
+    /// The debts of those of these leases whose directories could not be moved out of the name space.
+    pub(crate) fn in_their_place(&self, leases: &[LeaseId]) -> Vec<String> {
+        let queue = self.lock();
+        let owed =
+            leases.iter().map(|lease| Subject::Lease(*lease)).filter(|subject| queue.debts.get(subject).is_some());
+        owed.map(|subject| subject.id()).collect()
+    }
+
     /// Whether the directory of this lease is owed.
     pub(crate) fn owes(&self, lease: LeaseId) -> bool {
         let queue = self.lock();

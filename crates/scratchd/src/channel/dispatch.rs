@@ -318,10 +318,17 @@ fn revoke(broker: &Arc<Broker>, client: &mut Client, request: &v1::RevokeRequest
     let done = |debt| Answer::Revoke(v1::RevokeResponse { freed: false, debt });
     match broker.revoke(caller, lease, None) {
         Err(error) => Outcome::Answer(refusal(&error, None), Vec::new()),
-        Ok(ended) if broker.reaper.has_foreign(&ended) => {
-            broker.reaper.when_foreign(&ended, false, Box::new(move |debt| reply_to.send(done(debt), None)));
+        Ok(ended) => {
+            let mut there = broker.reaper.in_their_place(&ended);
+            if !broker.reaper.has_foreign(&ended) {
+                return Outcome::Answer(done(there), Vec::new());
+            }
+            let when_aside = move |debt| {
+                there.extend(debt);
+                reply_to.send(done(there), None);
+            };
+            broker.reaper.when_foreign(&ended, false, Box::new(when_aside));
             Outcome::UnderWay
         }
-        Ok(_) => Outcome::Answer(done(Vec::new()), Vec::new()),
     }
 }

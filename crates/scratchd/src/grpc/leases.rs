@@ -103,7 +103,9 @@ impl Leases for Service {
             let ended = self.0.revoke(shared.caller(), lease, None).map_err(refused)?;
             let (when_aside, wait) = freed(&self.0);
             self.0.reaper.when_foreign(&ended, false, when_aside);
-            return Ok(Response::new(v1::RevokeResponse { freed: false, debt: wait.await? }));
+            let mut debt = self.0.reaper.in_their_place(&ended);
+            debt.extend(wait.await?);
+            return Ok(Response::new(v1::RevokeResponse { freed: false, debt }));
         }
         let (when_freed, wait) = freed(&self.0);
         self.0.revoke(shared.caller(), lease, Some(when_freed)).map_err(refused)?;

@@ -20,6 +20,8 @@ fn main() {
     what_needs_a_path_is_refused(&client);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("it needs no files");
     runtime.block_on(by_the_async_flavour(&client));
+    // What dropped guards have to say is said by a task of its own, which has the connection as long as it is there.
+    drop(runtime);
     println!("done");
     let ended = stdin().read_to_end(&mut Vec::new());
     ended.expect("its input is a pipe");

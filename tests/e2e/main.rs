@@ -53,5 +53,6 @@ mod tenants;
 mod time;
 mod tmpfs;
 mod trees;
+mod unread;
 mod upgrade;
 mod verify;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::failure::Failure;
+use crate::line;
 
 /// Options of `check`.
 #[derive(Debug, clap::Args)]
@@ -14,6 +15,6 @@ pub(crate) struct CheckArgs {
 /// Reads a configuration as the daemon would, and touches nothing.
 pub(crate) fn check(args: &CheckArgs) -> Result<(), Failure> {
     let config = scratchd::Config::read(&args.file)?;
-    println!("{}: fine, {} pool", args.file.display(), config.pool.len());
+    line::print(&format!("{}: fine, {} pool", args.file.display(), config.pool.len()))?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::admin::list_debt;
 use crate::failure::Failure;
 use crate::table::{Table, clean};
-use crate::{Output, json, ls};
+use crate::{Output, json, line, ls};
 
 /// Lists what could not be removed yet.
 pub(crate) fn debt(output: Output) -> Result<(), Failure> {
@@ -17,11 +17,11 @@ pub(crate) fn debt(output: Output) -> Result<(), Failure> {
 pub(crate) fn print(debts: &[v1::Debt], output: Output) -> Result<(), Failure> {
     match output {
         Output::Json => json::print(&Value::Array(debts.iter().map(json::debt).collect()))?,
-        Output::Text if debts.is_empty() => println!("no debt: everything that has ended is gone"),
+        Output::Text if debts.is_empty() => line::print("no debt: everything that has ended is gone")?,
         Output::Text => {
             table(debts).print()?;
             for debt in debts.iter().filter(|debt| has_more(debt)) {
-                println!("{}", in_the_way(debt));
+                line::print(&in_the_way(debt))?;
             }
         }
     }

@@ -80,7 +80,7 @@ pub(crate) fn events(args: &EventsArgs) -> Result<(), Failure> {
 /// Who reads no more has seen enough.
 fn quietly(result: Result<(), Failure>) -> Result<(), Failure> {
     match result {
-        Err(Failure::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(failure) if failure.is_unread() => Ok(()),
         other => other,
     }
 }

@@ -1,8 +1,10 @@
 //! Why a command other than `run` failed, and its exit code.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
+use rustix::process::Signal;
 use scratch_client::ClientError;
 use serde_json::{Value, json};
 use tonic_types::StatusExt;
@@ -54,6 +56,11 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Who read the result has gone: that is told by the code alone, as of any other program.
+    pub(crate) fn is_unread(&self) -> bool {
+        matches!(self, Self::Write(error) if error.kind() == ErrorKind::BrokenPipe)
+    }
+
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::NotYet(_) | Self::UnknownCommand(_) | Self::DryRun | Self::Template(_) => exit::USAGE,
@@ -65,6 +72,7 @@ impl Failure {
             Self::Refused(status) => exit::of_code(u32::try_from(i32::from(status.code())).unwrap_or(2)),
             Self::Transport(..) => exit::UNAVAILABLE,
             Self::Config(_) => exit::CONFIG,
+            Self::Write(_) if self.is_unread() => exit::of_signal(Signal::PIPE.as_raw()),
             Self::Write(_) => exit::IO,
         }
     }

@@ -1,5 +1,7 @@
 //! `scratch`: run commands under a lease, look at the broker, be the broker.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod admin;
 mod argument;
 mod broker;
@@ -26,6 +28,7 @@ mod table;
 mod verify;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -56,7 +59,8 @@ Environment:
 
 Exit codes:
   0 done, 64 usage, 69 no broker, 73 cannot create, 75 try later,
-  77 not permitted, 78 configuration; `scratch run` has its own";
+  77 not permitted, 78 configuration, 141 nobody read the result to its end;
+  `scratch run` has its own";
 
 const RUN_EXAMPLES: &str = "Examples:
   scratch run -- make -j4
@@ -160,18 +164,23 @@ fn main() -> ExitCode {
         Command::Drain(args) => drain::drain(&args),
         Command::Check(args) => check::check(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Program::command(), "scratch", &mut std::io::stdout());
-            Ok(())
+            // Not to standard output itself: that would panic where nobody reads.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Program::command(), "scratch", &mut script);
+            let mut out = std::io::stdout().lock();
+            out.write_all(&script).and_then(|()| out.flush()).map_err(Failure::Write)
         }
         Command::Other(words) => Err(unknown(&words)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if wants_json() {
-                eprintln!("{}", failure.to_json());
+            if failure.is_unread() {
+                // Who has gone wants to hear no more.
+            } else if wants_json() {
+                line::complain(&failure.to_json().to_string());
             } else {
-                eprintln!("scratch: {failure}");
+                line::complain(&format!("scratch: {failure}"));
             }
             failure.exit_code().into()
         }
@@ -205,7 +214,7 @@ fn daemon(options: &scratchd::DaemonOptions) -> ExitCode {
     match scratchd::run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("scratch daemon: {error}");
+            line::complain(&format!("scratch daemon: {error}"));
             error.exit_code().into()
         }
     }

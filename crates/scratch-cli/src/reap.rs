@@ -4,7 +4,7 @@ use scratch_proto::v1;
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::{Output, OutputArgs, admin, debt, json};
+use crate::{Output, OutputArgs, admin, debt, json, line};
 
 /// Options of `reap`.
 #[derive(Debug, clap::Args)]
@@ -29,13 +29,13 @@ pub(crate) fn reap(args: &ReapArgs) -> Result<(), Failure> {
             json::print(&json!({ count: reply.tried, list: debts }))?;
         }
         Output::Text if args.dry_run => {
-            println!("would try {}", reply.tried);
+            line::print(&format!("would try {}", reply.tried))?;
             if reply.tried > 0 {
                 debt::print(&reply.left, Output::Text)?;
             }
         }
         Output::Text => {
-            println!("tried {}", reply.tried);
+            line::print(&format!("tried {}", reply.tried))?;
             debt::print(&reply.left, Output::Text)?;
         }
     }

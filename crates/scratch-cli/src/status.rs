@@ -1,5 +1,7 @@
 //! `scratch status`.
 
+use std::io::{self, Write, stdout};
+
 use scratch_proto::v1;
 use serde_json::{Value, json};
 
@@ -32,7 +34,7 @@ pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
             json::print(&value)?;
         }
         Output::Text if args.tenants => tenants(&status)?,
-        Output::Text => text(&status),
+        Output::Text => text(&status)?,
     }
     Ok(())
 }
@@ -79,14 +81,16 @@ fn pool(pool: &v1::PoolStatus) -> Value {
     value
 }
 
-fn text(status: &v1::StatusResponse) {
+fn text(status: &v1::StatusResponse) -> io::Result<()> {
+    let mut out = stdout().lock();
     let kind = if status.session { "session broker" } else { "system broker" };
     let start = json::time(status.start_time);
-    println!("scratchd {} ({kind}), pid {}, generation {}", status.version, status.pid, status.generation);
-    println!("  since    {}", start.as_str().unwrap_or("?"));
-    println!("  sockets  {}", String::from_utf8_lossy(&status.runtime_directory));
+    writeln!(out, "scratchd {} ({kind}), pid {}, generation {}", status.version, status.pid, status.generation)?;
+    writeln!(out, "  since    {}", start.as_str().unwrap_or("?"))?;
+    writeln!(out, "  sockets  {}", String::from_utf8_lossy(&status.runtime_directory))?;
     for pool in &status.pools {
-        println!(
+        writeln!(
+            out,
             "  pool     {} at {} ({}, limits {}): {} MiB and {} inodes free",
             pool.name,
             String::from_utf8_lossy(&pool.root),
@@ -94,26 +98,31 @@ fn text(status: &v1::StatusResponse) {
             json::firmness(pool.firmness()),
             pool.bytes_free >> 20,
             pool.inodes_free
-        );
+        )?;
         if !pool.full.is_empty() {
-            println!("  FULL     {}: above its high water of {}, nothing is granted in it", pool.name, pool.full);
+            writeln!(out, "  FULL     {}: above its high water of {}, nothing is granted in it", pool.name, pool.full)?;
         }
         if !pool.problem.is_empty() {
-            println!("  LOST     {}: nothing is granted; see `scratch verify`", pool.problem);
+            writeln!(out, "  LOST     {}: nothing is granted; see `scratch verify`", pool.problem)?;
         }
     }
-    println!("  live     {} leases, {} areas, {} connections", status.leases, status.areas, status.connections);
+    writeln!(out, "  live     {} leases, {} areas, {} connections", status.leases, status.areas, status.connections)?;
     if status.kept > 0 {
-        println!("  kept     {} leases that have ended, see `scratch ls`", status.kept);
+        writeln!(out, "  kept     {} leases that have ended, see `scratch ls`", status.kept)?;
     }
     if status.lost > 0 {
-        println!("  lost     {} leases whose directory somebody has taken away; see `scratch verify`", status.lost);
+        writeln!(
+            out,
+            "  lost     {} leases whose directory somebody has taken away; see `scratch verify`",
+            status.lost
+        )?;
     }
     if status.draining {
-        println!("  drains   nothing is granted; `scratch drain --undo` calls it off");
+        writeln!(out, "  drains   nothing is granted; `scratch drain --undo` calls it off")?;
     }
-    println!(
+    writeln!(
+        out,
         "  ended    {} trees waiting to be freed, {} debts of {} bytes",
         status.trash, status.debt, status.debt_bytes
-    );
+    )
 }

@@ -6,18 +6,18 @@ use v1::finding::Kind;
 
 use crate::failure::Failure;
 use crate::table::Table;
-use crate::{Output, admin, exit, json, ls};
+use crate::{Output, admin, exit, json, line, ls};
 
 /// Shows every path that is not as it should be. Fails if there is one for which somebody has to do something.
 pub(crate) fn verify(output: Output) -> Result<(), Failure> {
     let reply = admin::verify()?;
     match output {
         Output::Json => json::print(&Value::Array(reply.findings.iter().map(value).collect()))?,
-        Output::Text if reply.findings.is_empty() => println!("all is well: records, memory and disk agree"),
+        Output::Text if reply.findings.is_empty() => line::print("all is well: records, memory and disk agree")?,
         Output::Text => table(&reply.findings).print()?,
     }
     if reply.left_out > 0 {
-        eprintln!("scratch: and {} more", reply.left_out);
+        line::complain(&format!("scratch: and {} more", reply.left_out));
     }
     // What a tenant does to its own areas is no fault of the pool.
     let faulty = reply.left_out > 0 || reply.findings.iter().any(|finding| finding.kind() != Kind::Area);

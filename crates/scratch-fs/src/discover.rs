@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::{FsError, NamePattern, Naming, create_file};
+use crate::{FsError, create_anonymous};
 
 /// TMPDIR, TEMP, TMP as `variable` gives them (empty ones do not count), /tmp, /var/tmp, /usr/tmp, the current directory.
 pub fn temporary_directory_candidates(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
@@ -22,7 +22,7 @@ pub fn temporary_directory_candidates(variable: impl Fn(&str) -> Option<OsString
     candidates
 }
 
-/// The first candidate in which a probe file can be made, written and removed. Nothing stays behind.
+/// The first candidate in which a file can be made and written. Nothing stays behind.
 ///
 /// # Errors
 /// ENOENT when none is usable, with the list in the path.
@@ -35,15 +35,15 @@ pub fn first_usable_directory(candidates: &[PathBuf]) -> Result<PathBuf, FsError
 
 fn probe(candidate: &PathBuf) -> Result<(), Errno> {
     let directory = rustix::fs::open(candidate, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let pattern = NamePattern::new(b"tmp", b"", 8).expect("the pattern is a valid one");
-    let (file, name) = create_file(directory.as_fd(), &Naming::Random(pattern), 0o600).map_err(|error| error.errno)?;
-    let written = rustix::io::write(&file, b"blat");
-    rustix::fs::unlinkat(&directory, &name, AtFlags::empty())?;
-    if written? == 4 { Ok(()) } else { Err(Errno::NOSPC) }
+    // Without a name where the file system can: a caller that is killed here leaves nothing, as CPython's probe would.
+    let file = create_anonymous(directory.as_fd(), 0o600).map_err(|error| error.errno)?;
+    if rustix::io::write(&file, b"blat")? == 4 { Ok(()) } else { Err(Errno::NOSPC) }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
 
     #[test]
@@ -67,9 +67,11 @@ mod tests {
         std::fs::write(&file, b"").unwrap();
         let good = root.path().join("good");
         std::fs::create_dir(&good).unwrap();
+        let before = UNIX_EPOCH + Duration::from_secs(1);
+        std::fs::File::open(&good).unwrap().set_modified(before).unwrap();
         let candidates = [root.path().join("missing"), file, good.clone()];
         assert_eq!(first_usable_directory(&candidates).unwrap(), good);
-        assert_eq!(std::fs::read_dir(&good).unwrap().count(), 0, "the probe left nothing");
+        assert_eq!(good.metadata().unwrap().modified().unwrap(), before, "no name was there, not for an instant");
         assert_eq!(first_usable_directory(&candidates[..2]).unwrap_err().errno, Errno::NOENT);
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use crate::{BootTime, Caller, Excess, Holder, HolderId, HolderKind, LeaseId, Reason, Table, TenantId};
+use crate::{BootTime, Caller, Excess, Holder, HolderId, HolderKind, LeaseId, LeaseState, Reason, Table, TenantId};
 
 /// So many events are kept.
 const EVENTS_MAX: usize = 4_096;
@@ -151,7 +151,12 @@ impl Log {
             // What was released goes before the end.
             self.tell(&Flood { tenant, lease: Some(lease), what: What::Released });
         }
+        let has_ended = matches!(kind, EventKind::Ended(_));
         self.add(Some(tenant), Some(lease), kind, None);
+        if has_ended {
+            // What was freed meanwhile comes after it.
+            self.tell(&Flood { tenant, lease: Some(lease), what: What::Reaped });
+        }
     }
 
     /// A holder came or went.
@@ -176,7 +181,11 @@ impl Log {
             return;
         }
         self.add(Some(flood.tenant), flood.lease, flood.what.clone().event(counts), None);
-        self.gathered.insert(flood.clone(), Counts::default());
+        self.gather_untold(flood, Counts::default());
+    }
+
+    fn gather_untold(&mut self, flood: Flood, counts: Counts) {
+        self.gathered.insert(flood.clone(), counts);
         self.told_at.push_back((self.now + TOGETHER_FOR, flood));
     }
 
@@ -283,7 +292,14 @@ impl Table {
     /// A tree that was a lease's, or an area of it, is freed.
     pub fn reaped(&mut self, lease: LeaseId, tenant: TenantId, names: u64) {
         let flood = Flood { tenant, lease: Some(lease), what: What::Reaped };
-        self.log.gather(flood, Counts { times: 1, names });
+        let counts = Counts { times: 1, names };
+        // Its tree may be freed before the lease is known to have left the name space: that is told first.
+        let ends = self.leases.get(&lease).is_some_and(|lease| lease.state == LeaseState::Ending);
+        if ends && !self.log.gathered.contains_key(&flood) {
+            self.log.gather_untold(flood, counts);
+        } else {
+            self.log.gather(flood, counts);
+        }
     }
 
     /// Something of this tenant can't be removed yet.
@@ -404,6 +420,26 @@ mod tests {
         // And once more from the beginning.
         table.released(id(1));
         assert_eq!(kinds(&table, 6), [EventKind::Released(1)]);
+    }
+
+    #[test]
+    fn that_a_tree_is_freed_is_told_after_its_lease_has_ended() {
+        let mut table = table_with([grant(1, &[process(1)])]);
+        table.revoke(id(1), ME).expect("it is mine");
+        table.due(at(1));
+        table.reaped(id(1), ME.tenant, 7);
+        table.at(at(1)).forget_until_freed(id(1));
+        let told = [EventKind::Ended(Reason::Revoked), EventKind::Reaped { trees: 1, names: 7 }];
+        assert_eq!(events(&table, 1)[2..], told);
+        // One that can't be put away for long says so in time.
+        put(&mut table, grant(2, &[process(1)]));
+        table.revoke(id(2), ME).expect("it is mine");
+        table.due(at(1));
+        let before = table.revision();
+        table.reaped(id(2), ME.tenant, 7);
+        assert_eq!(table.revision(), before);
+        table.at(at(2));
+        assert_eq!(table.revision(), before + 1);
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub enum LogFormat {
 pub(crate) fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_env("SCRATCHD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // It would tell of a line that can't be written (a full disk, a pipe whose reader is gone) there as well, and panic.
+    let lines = lines.log_internal_errors(false);
     // An error: something else in this process logs already, which is as good.
     let _ = match format {
         LogFormat::Human => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),

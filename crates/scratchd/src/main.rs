@@ -1,5 +1,8 @@
 //! `scratchd`: the broker as a program of its own.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -37,7 +40,8 @@ fn main() -> ExitCode {
     match scratchd::run(&arguments.options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("scratchd: {error}");
+            // As above.
+            let _ = writeln!(std::io::stderr(), "scratchd: {error}");
             ExitCode::from(error.exit_code())
         }
     }

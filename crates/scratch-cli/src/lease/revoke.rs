@@ -9,6 +9,7 @@ use tonic::transport::Channel;
 use crate::admin::all_debt;
 use crate::broker::{self, with_broker};
 use crate::failure::Failure;
+use crate::line;
 use crate::progress::show_while;
 use crate::table::clean;
 
@@ -51,7 +52,7 @@ fn all(leases: &[String], results: Vec<Result<(), Failure>>) -> Result<(), Failu
     let failed = leases.iter().zip(results).filter_map(|(lease, result)| Some((lease, result.err()?)));
     let mut failed = failed.map(|(lease, failure)| Failure::Of(lease.clone(), Box::new(failure)));
     let Some(first) = failed.next() else { return Ok(()) };
-    failed.for_each(|failure| eprintln!("scratch: {failure}"));
+    failed.for_each(|failure| line::complain(&format!("scratch: {failure}")));
     Err(first)
 }
 

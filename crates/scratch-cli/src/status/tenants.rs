@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::table::Table;
-use crate::{json, ls};
+use crate::{json, line, ls};
 
 /// What has a column of its own; what else there is stands in the last one.
 const COLUMNS: [&str; 5] = ["leases", "areas", "bytes", "inodes", "connections"];
@@ -39,7 +39,7 @@ pub(super) fn tenants(status: &v1::StatusResponse) -> Result<(), Failure> {
     }
     table.print()?;
     if status.tenants_left_out > 0 {
-        println!("and {} more", status.tenants_left_out);
+        line::print(&format!("and {} more", status.tenants_left_out))?;
     }
     Ok(())
 }

@@ -1,9 +1,65 @@
 """Temporary files that are gone when their process is, however it dies.
 
 from scratchd import tempfile  # instead of `import tempfile`; that is all
+
+Beside it the leases themselves: `with scratchd.lease() as lease: …`; see Client, Lease, Scope, SpooledUpload and scratchd.aio.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scratchd import aio as aio
+    from scratchd import errors as errors
+    from scratchd._lease import Lease as Lease
+    from scratchd.client import Client as Client
+    from scratchd.client import connect as connect
+    from scratchd.client import lease as lease
+    from scratchd.guards import Directory as Directory
+    from scratchd.guards import File as File
+    from scratchd.holders import Holder as Holder
+    from scratchd.holders import Replace as Replace
+    from scratchd.renewal import Renewal as Renewal
+    from scratchd.scope import Scope as Scope
+    from scratchd.scope import secure_temp_write as secure_temp_write
+    from scratchd.upload import SpooledUpload as SpooledUpload
+    from scratchd.upload import UploadTooLarge as UploadTooLarge
+
 __version__ = "0.1.0"
+
+# Imported by those who use them: the standard module's place costs no more than the standard module.
+_MODULE_OF = {
+    "Client": "client",
+    "Directory": "guards",
+    "File": "guards",
+    "Holder": "holders",
+    "Lease": "_lease",
+    "Renewal": "renewal",
+    "Replace": "holders",
+    "Scope": "scope",
+    "SpooledUpload": "upload",
+    "UploadTooLarge": "upload",
+    "aio": "aio",
+    "connect": "client",
+    "errors": "errors",
+    "lease": "client",
+    "secure_temp_write": "scope",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    found = importlib.import_module(f"{__name__}.{module}")
+    value = found if module == name and name in ("aio", "errors") else getattr(found, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})
 
 
 def install() -> None:

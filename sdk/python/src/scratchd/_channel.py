@@ -39,8 +39,9 @@ class Channel:
         self._last_id = 0
         # Requests whose callers were interrupted before their answers came.
         self._abandoned: dict[int, tuple[str, Message]] = {}
-        # Releases that nobody waits for. Filled also by finalizers, which may come while the lock is held.
-        self._owed: collections.deque[Message] = collections.deque()
+        self._is_sent = False
+        # Releases and revokes that nobody waits for. Filled also by finalizers, which may come while the lock is held.
+        self._owed: collections.deque[tuple[str, Message]] = collections.deque()
         self.is_delegated = bool(os.environ.get("SCRATCHD_CHANNEL"))
 
     def call(self, op: str, values: Message, descriptors: Sequence[int] = (), seconds_max: float | None = None) -> Answer:
@@ -65,7 +66,11 @@ class Channel:
 
     def release(self, values: Message) -> None:
         """Has an area removed soon, without waiting for that and without an error; safe in a finalizer."""
-        self._owed.append(values)
+        self.tell("release", values)
+
+    def tell(self, op: str, values: Message) -> None:
+        """Asks for something without waiting for it and without an error; safe in a finalizer."""
+        self._owed.append((op, values))
         if self._lock.acquire(blocking=False):
             try:
                 if self._socket is not None:
@@ -104,7 +109,8 @@ class Channel:
                 break
         while self._owed:
             self._last_id += 1
-            packet = encode("ChannelRequest", {"id": self._last_id, "release": self._owed[0]})
+            op, values = self._owed[0]
+            packet = encode("ChannelRequest", {"id": self._last_id, op: values})
             try:
                 send(connection, packet, (), socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -115,9 +121,12 @@ class Channel:
         # Sent before and not answered it may have been carried out: Create says so, Grant has its nonce.
         if op == "grant" and "nonce" not in values:
             values = {**values, "nonce": os.urandom(16)}
-        for attempt in range(_TRIES):
-            if attempt and op == "create" and values.get("name"):
+        was_sent = False
+        for _ in range(_TRIES):
+            # What was not sent has not arrived: an exact name that exists is another's then.
+            if was_sent and op == "create" and values.get("name"):
                 values = {**values, "resend": True}
+            self._is_sent = False
             try:
                 connection = self._connected()
                 self._pay(connection)
@@ -128,9 +137,13 @@ class Channel:
                     return self._ask(connection, op, values, descriptors)
                 finally:
                     connection.settimeout(None)
+            except Refused as refused:
+                refused.resent = was_sent
+                raise
             except (ConnectionError, Malformed) as error:
                 if isinstance(error, OSError) and not self._is_lost(error):
                     raise
+                was_sent = was_sent or self._is_sent
                 self._drop()
                 if self.is_delegated:
                     raise ChannelClosed("it was delegated, and can't be made again") from error
@@ -156,6 +169,7 @@ class Channel:
         number = self._last_id
         packet = encode("ChannelRequest", {"id": number, op: values})
         send(connection, packet, descriptors)
+        self._is_sent = True
         try:
             while True:
                 answer = receive(connection)
@@ -173,10 +187,24 @@ class Channel:
         for descriptor in answer.descriptors:
             os.close(descriptor)
         asked = self._abandoned.pop(answer.values.get("id", 0), None)
-        if asked is not None and asked[0] == "create" and "create" in answer.values:
-            for area in answer.values["create"].get("areas", []):
-                name = area.get("id") or area.get("name", b"")
-                self._owed.append({"lease": asked[1].get("lease", ""), "area": name})
+        if asked is not None:
+            self._owed.extend(undo(*asked, answer.values))
+
+
+def undo(op: str, asked: Message, answer: Message) -> list[tuple[str, Message]]:
+    """What takes back what was made for somebody who is no longer there."""
+    made = answer.get(op, {})
+    if op == "grant" and made.get("id"):
+        return [("revoke", {"lease": made["id"]})]
+    if op != "create":
+        return []
+    lease = asked.get("lease", "")
+    inside = asked.get("where", {}).get("directory", b"")
+    undone: list[tuple[str, Message]] = []
+    for area in made.get("areas", []):
+        name = area.get("id") or os.path.join(inside, area.get("name", b""))
+        undone.append(("release", {"lease": lease, "area": name}))
+    return undone
 
 
 def send(connection: socket.socket, packet: bytes, descriptors: Sequence[int], flags: int = 0) -> None:

@@ -3,7 +3,7 @@
 import errno
 import os
 
-__all__ = ["ChannelClosed", "ForeignBroker", "NoBroker", "Refused", "ScratchError", "StartError"]
+__all__ = ["ChannelClosed", "ForeignBroker", "NoBroker", "NoPath", "Refused", "ScratchError", "StartError"]
 
 # google.rpc.Code, for refusals that no system call made.
 _ERRNO_OF_CODE = {
@@ -58,6 +58,13 @@ class ChannelClosed(ScratchError, ConnectionError):
         super().__init__(errno.ECONNRESET, f"the connection to the broker ended: {why}")
 
 
+class NoPath(ScratchError):
+    """A lease or area has no path that this process can use: it is reached through the broker and descriptors only."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(errno.EOPNOTSUPP, f"{what} has no path in this process's name space")
+
+
 class Refused(ScratchError):
     """The broker refused a request.
 
@@ -65,7 +72,10 @@ class Refused(ScratchError):
         reason: What docs/errors.md lists, such as "LIMIT_LEASES".
         code: A google.rpc.Code.
         metadata: Strings; which, docs/errors.md says for each reason.
+        resent: It had been sent before, on a connection that was lost: the first one may have been carried out.
     """
+
+    resent = False
 
     def __init__(self, code: int, reason: str, message: str, metadata: dict[str, str]) -> None:
         number = getattr(errno, metadata.get("errno", ""), None) or _ERRNO_OF_CODE.get(code, errno.EIO)

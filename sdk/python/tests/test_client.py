@@ -106,9 +106,11 @@ def test_names_and_modes_are_exact(client: Client) -> None:
         os.umask(before)
 
 
-@pytest.mark.parametrize("wrong", [{"name": "a/b"}, {"name": ".."}, {"suffix": "/x"}, {"prefix": "\0"}, {"permissions": 0o4755}])
+@pytest.mark.parametrize(
+    "wrong", [{"name": "a/b"}, {"name": ".."}, {"suffix": "/x"}, {"prefix": "\0"}, {"permissions": 0o4755}]
+)
 def test_names_that_lead_elsewhere_are_refused(client: Client, wrong: dict[str, str]) -> None:
-    with client.lease() as lease, pytest.raises(ValueError, match="name|permission"):
+    with client.lease() as lease, pytest.raises(ValueError, match=r"name|permission"):
         lease.file(**wrong)  # type: ignore[arg-type]
 
 
@@ -387,7 +389,9 @@ def test_finalizers_do_not_wait_for_a_call_that_is_under_way(
     eventually(lambda: client.ping() is None and not known & broker.leases())
 
 
-def test_a_clean_up_in_the_middle_of_a_call_does_not_wait(client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clean_up_in_the_middle_of_a_call_does_not_wait(
+    client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in a signal handler, or a callback of a weak reference."""
     lease = client.lease()
     receive = _channel.receive

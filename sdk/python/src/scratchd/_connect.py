@@ -16,6 +16,13 @@ _RETRY_SECONDS = 0.05
 _ADDRESS_BYTES_MAX = 107
 
 
+class Connection(socket.socket):
+    """One that may stay open until its process ends: that is what it is for, and nothing to be warned of."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def runtime_directory() -> str:
     """Where the broker is looked for: in this one directory and in no other."""
     named = os.environ.get("SCRATCHD_RUNTIME_DIR")
@@ -57,7 +64,7 @@ def connect(directory: str | None = None, start: bool = True) -> socket.socket:
 def try_connect(directory: str) -> socket.socket | None:
     """A connection, or nothing where nothing listens."""
     path = os.path.join(directory, SOCKET_NAME)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection = Connection(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         if len(os.fsencode(path)) <= _ADDRESS_BYTES_MAX:
             connection.connect(path)
@@ -83,7 +90,7 @@ def _delegated(number: str) -> socket.socket:
     """The channel that this process was given: used as it is, with no search and no look at who is behind it."""
     try:
         # A copy, so that a fork closes its own.
-        return socket.socket(fileno=os.dup(int(number)))
+        return Connection(fileno=os.dup(int(number)))
     except (OSError, ValueError) as error:
         raise NoBroker(f"descriptor {number} (SCRATCHD_CHANNEL)", str(error)) from None
 

@@ -55,7 +55,7 @@ class Blocking:
         self.held: set[str] = set()
         self.lock = threading.Lock()
         self.channel = self._new()
-        _roads.add(self)
+        register(self)
 
     @property
     def is_delegated(self) -> bool:
@@ -127,7 +127,13 @@ def attach_connection(lease: str) -> Message:
     return {"lease": lease, "holder": {"connection": {}}}
 
 
-_roads: "weakref.WeakSet[Blocking]" = weakref.WeakSet()
+# Those with an `after_fork`.
+_roads: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+def register(road: Any) -> None:
+    """Has its `after_fork` called in each forked child."""
+    _roads.add(road)
 
 
 def _after_fork() -> None:

@@ -72,6 +72,14 @@ def lease(
     )
 
 
+def by_broker(create: Create | None) -> bool:
+    """Whether areas are made by the broker only, as this and the environment say."""
+    chosen = create or os.environ.get("SCRATCHD_CREATE") or "auto"
+    if chosen not in ("auto", "broker"):
+        raise ValueError(f'create (SCRATCHD_CREATE) is "auto" or "broker", not {chosen!r}')
+    return chosen == "broker"
+
+
 class Client:
     """A connection to the broker, made when it is first needed and again when it was lost. Threads may share it.
 
@@ -80,10 +88,7 @@ class Client:
     """
 
     def __init__(self, runtime_directory: str | None = None, *, create: Create | None = None, start: bool = True) -> None:
-        chosen = create or os.environ.get("SCRATCHD_CREATE") or "auto"
-        if chosen not in ("auto", "broker"):
-            raise ValueError(f'create (SCRATCHD_CREATE) is "auto" or "broker", not {chosen!r}')
-        self._road = Blocking(runtime_directory, start, chosen == "broker")
+        self._road = Blocking(runtime_directory, start, by_broker(create))
         # With the process that it is for.
         self._own: tuple[int, Lease] | None = None
 

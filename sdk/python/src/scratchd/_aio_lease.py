@@ -8,7 +8,7 @@ from typing import IO, Any, AnyStr, Generic, Protocol, Self, TypeVar
 
 from scratchd import _tenure
 from scratchd._async_road import Awaiting
-from scratchd._lease import LeaseBase, guarded
+from scratchd._lease_base import LeaseBase, guarded
 from scratchd._making import Naming, Site
 from scratchd.guards import DirectoryBase, FileBase, open_descriptor
 from scratchd.holders import Holder, Replace, Seconds

@@ -53,12 +53,16 @@ class Channel:
             NoBroker: There is none.
             ChannelClosed: The connection was lost, again and again.
         """
-        with self._lock:
-            self._owner = threading.get_ident()
-            try:
-                return self._call(op, values, descriptors, seconds_max)
-            finally:
-                self._owner = None
+        try:
+            with self._lock:
+                self._owner = threading.get_ident()
+                try:
+                    return self._call(op, values, descriptors, seconds_max)
+                finally:
+                    self._owner = None
+        finally:
+            # What finalizers have asked for meanwhile.
+            self._settle()
 
     def is_mine(self) -> bool:
         """Whether this thread is in a call: a finalizer that interrupts it can't wait for an answer of its own."""
@@ -71,7 +75,11 @@ class Channel:
     def tell(self, op: str, values: Message) -> None:
         """Asks for something without waiting for it and without an error; safe in a finalizer."""
         self._owed.append((op, values))
-        if self._lock.acquire(blocking=False):
+        self._settle()
+
+    def _settle(self) -> None:
+        # Who holds the lock comes by here afterwards.
+        if self._owed and self._lock.acquire(blocking=False):
             try:
                 if self._socket is not None:
                     self._pay(self._socket)

@@ -55,6 +55,8 @@ class Blocking:
         self.held: set[str] = set()
         self.lock = threading.Lock()
         self.channel = self._new()
+        # For what takes long, so that other threads do not wait for it.
+        self._beside = Channel(self._connect_beside)
         register(self)
 
     @property
@@ -68,7 +70,9 @@ class Blocking:
             # Somebody's clean-up in the middle of a call: the answer could never be waited for.
             self.channel.tell(op, values)
             return Answer({}, [])
-        return self.channel.call(op, values, descriptors)
+        takes_long = op == "persist" or bool(values.get("wait"))
+        channel = self._beside if takes_long and not self.is_delegated else self.channel
+        return channel.call(op, values, descriptors)
 
     def tell(self, op: str, values: Message) -> None:
         """See Road."""
@@ -86,10 +90,12 @@ class Blocking:
         """Ends the connection, and with it what it holds."""
         self.held.clear()
         self.channel.close()
+        self._beside.close()
 
     def after_fork(self) -> None:
         """In the child: nothing of the parent's is used, or held open."""
         self.channel.forget()
+        self._beside.forget()
         self.held = set()
         # It may be held by a thread that is not here.
         self.lock = threading.Lock()
@@ -99,6 +105,9 @@ class Blocking:
         channel = Channel(self._connect)
         channel.is_delegated = self.directory is None and channel.is_delegated
         return channel
+
+    def _connect_beside(self) -> socket.socket:
+        return connect(self.directory, self.start)
 
     def _connect(self) -> socket.socket:
         connection = connect(self.directory, self.start)

@@ -18,14 +18,13 @@ import contextlib
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scratchd._connect import runtime_directory
-from scratchd._lease import Lease
-from scratchd.client import Client
-from scratchd.errors import NoBroker
+if TYPE_CHECKING:
+    from scratchd._lease import Lease
+    from scratchd.client import Client
 
 _KEEP = ("failed", "all", "none")
 _RUN = "scratchd-run"
@@ -82,6 +81,11 @@ class Run:
         return self._base
 
     def _grant(self) -> Path | None:
+        # Not imported by runs that have no use for it.
+        from scratchd._connect import runtime_directory
+        from scratchd.client import Client
+        from scratchd.errors import NoBroker
+
         # A test may set the variable that says where the broker is; on a delegated channel there is no path.
         self._client = Client(None if os.environ.get("SCRATCHD_CHANNEL") else runtime_directory())
         try:
@@ -112,7 +116,7 @@ class Run:
         except OSError as error:
             warnings.warn(f"the temporary directories of failed tests are not kept: {error}", RuntimeWarning, stacklevel=1)
 
-    def _move(self, lease: Lease, base: Path) -> None:
+    def _move(self, lease: "Lease", base: Path) -> None:
         """Out of the lease, to where pytest would have had it."""
         for path, passed in self._passed.items():
             if passed and self._keep != "all" and base in Path(path).parents:

@@ -90,7 +90,9 @@ class Process:
         return self._is_local
 
     def create(self, values: Message, descriptors: tuple[int, ...] = ()) -> Any:
-        """Create under the process's lease, granted anew if it was lost meanwhile."""
+        """Create under the process's lease, granted anew if it was lost meanwhile; or under the one that the request names."""
+        if "lease" in values:
+            return self.channel.call("create", values, descriptors), self.lease()
         for _ in range(2):
             lease = self.lease()
             try:

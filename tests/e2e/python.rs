@@ -1,0 +1,182 @@
+//! The Python SDK: CPython's own tests with the module replaced, what those do not catch, and the package as it is installed.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use scratch_tests::{
+    Broker, DEADLINE, Options, contained, descriptors_file, eventually, is_root, left_out, names_in, python, scratch,
+    source_tree, torture,
+};
+
+/// Any user but root.
+const USER: u32 = 1234;
+/// What CPython has tests of that use tempfile.
+const USERS_OF_TEMPFILE: [&str; 6] =
+    ["test_shutil", "test_zipfile", "test_mailbox", "test_urllib_response", "test_subprocess", "test_tarfile"];
+/// As few areas as a test can use up.
+const FEW: &str = "[[pool]]\nname = \"default\"\nroot = \"@PLACE@/pool\"\n\n[foreign]\nareas = 20\n";
+
+/// Runs an interpreter, as another user or the test's own.
+fn command(user: Option<u32>, python: &Path) -> Command {
+    let Some(user) = user else { return Command::new(python) };
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={user}")).arg(format!("--regid={user}")).args(["--clear-groups", "--"]).arg(python);
+    command
+}
+
+/// An interpreter that this user can run, with CPython's own tests.
+fn with_tests(test: &str, user: Option<u32>) -> Option<PathBuf> {
+    let prepared = std::env::var_os("SCRATCH_TEST_PYTHON").map(PathBuf::from);
+    let candidates = prepared.into_iter().chain(["python3", "/usr/bin/python3"].map(PathBuf::from));
+    let can = "import sys, test.test_tempfile, test.test_tarfile; sys.exit(sys.version_info < (3, 11))";
+    let found = candidates.into_iter().find(|python| {
+        let mut probe = command(user, python);
+        probe.args(["-c", can]).current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
+        probe.status().is_ok_and(|status| status.success())
+    });
+    if found.is_none() {
+        left_out(test, "no Python of 3.11 or later with CPython's own tests (libpython3-testsuite)");
+    }
+    found
+}
+
+/// The package's modules, readable for everybody.
+fn modules(into: &Path) {
+    let from = source_tree().join("sdk/python/src/scratchd");
+    let copied = Command::new("cp").arg("-r").arg(from).arg(into).status();
+    assert!(copied.is_ok_and(|status| status.success()), "a place is writable");
+}
+
+/// An environment whose every interpreter has the module replaced from its start, also those that are started with -I.
+fn replaced(python: &Path, place: &Path) -> PathBuf {
+    let environment = place.join("environment");
+    let made = Command::new(python).args(["-m", "venv", "--without-pip"]).arg(&environment).status();
+    assert!(made.is_ok_and(|status| status.success()), "venv is of the standard library");
+    let packages = names_in(&environment.join("lib")).remove(0);
+    let packages = environment.join("lib").join(packages).join("site-packages");
+    modules(&packages);
+    std::fs::write(packages.join("replaced.pth"), "import scratchd; scratchd.install()\n").expect("it is our own");
+    environment.join("bin/python")
+}
+
+fn cpythons_tests(test: &str, user: Option<u32>, create: &str, suites: &[&str]) {
+    contained(test, || {
+        if user.is_some() && !is_root() {
+            return left_out(test, "needs root to become another user");
+        }
+        let Some(python) = with_tests(test, user) else { return };
+        let broker = Broker::start(Options::default());
+        let python = replaced(&python, broker.place());
+        let work = broker.place().join("work");
+        std::fs::create_dir(&work).expect("a place is writable");
+        std::os::unix::fs::chown(&work, user, user).expect("it is our own, or we are root");
+        let run = |arguments: &[&str]| {
+            let mut tests = command(user, &python);
+            tests.args(arguments).args(suites).current_dir(&work).stdin(Stdio::null());
+            tests.env("SCRATCHD_RUNTIME_DIR", broker.runtime_dir()).env("SCRATCHD_CREATE", create).env("HOME", &work);
+            tests.output().expect("python was there a moment ago")
+        };
+        let which = run(&["-c", "import tempfile; print(tempfile.__name__, tempfile.gettempdir())"]);
+        let which = String::from_utf8_lossy(&which.stdout).into_owned();
+        let pool = broker.pool_root().display();
+        assert!(which.starts_with(&format!("scratchd.tempfile {pool}/")), "not replaced: {which}");
+        let output = run(&["-m", "test", "--verbose3"]);
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+        eventually(DEADLINE, "nothing is left", || names_in(broker.pool_root()) == [".scratch"]);
+    });
+}
+
+#[test]
+fn test_tempfile_as_root() {
+    cpythons_tests("python::test_tempfile_as_root", None, "auto", &["test_tempfile"]);
+}
+
+#[test]
+fn test_tempfile_as_root_by_the_broker() {
+    cpythons_tests("python::test_tempfile_as_root_by_the_broker", None, "broker", &["test_tempfile"]);
+}
+
+#[test]
+fn test_tempfile_as_a_user() {
+    cpythons_tests("python::test_tempfile_as_a_user", Some(USER), "auto", &["test_tempfile"]);
+}
+
+#[test]
+fn test_tempfile_as_a_user_by_the_broker() {
+    cpythons_tests("python::test_tempfile_as_a_user_by_the_broker", Some(USER), "broker", &["test_tempfile"]);
+}
+
+#[test]
+fn what_uses_tempfile_as_root() {
+    let test = "python::what_uses_tempfile_as_root";
+    if torture() {
+        cpythons_tests(test, None, "auto", &USERS_OF_TEMPFILE);
+    }
+}
+
+#[test]
+fn what_uses_tempfile_as_root_by_the_broker() {
+    let test = "python::what_uses_tempfile_as_root_by_the_broker";
+    if torture() {
+        cpythons_tests(test, None, "broker", &USERS_OF_TEMPFILE);
+    }
+}
+
+#[test]
+fn what_uses_tempfile_as_a_user() {
+    let test = "python::what_uses_tempfile_as_a_user";
+    // The others take a minute.
+    cpythons_tests(test, Some(USER), "auto", if torture() { &USERS_OF_TEMPFILE } else { &USERS_OF_TEMPFILE[..4] });
+}
+
+#[test]
+fn what_uses_tempfile_as_a_user_by_the_broker() {
+    let test = "python::what_uses_tempfile_as_a_user_by_the_broker";
+    if torture() {
+        cpythons_tests(test, Some(USER), "broker", &USERS_OF_TEMPFILE);
+    }
+}
+
+/// What CPython's tests do not catch.
+fn more(test: &str, create: &str) {
+    contained(test, || {
+        let Some(python) = python(test) else { return };
+        let broker = Broker::start(Options { config: Some(FEW.to_owned()), ..Options::default() });
+        let place = broker.place();
+        modules(place);
+        let work = place.join("work");
+        std::fs::create_dir(&work).expect("a place is writable");
+        let mut checks = Command::new(python);
+        checks.arg(source_tree().join("tests/python/dropin.py")).current_dir(work).env("PYTHONPATH", place);
+        checks
+            .env("SCRATCHD_RUNTIME_DIR", broker.runtime_dir())
+            .env("SCRATCHD_CREATE", create)
+            .env("SCRATCH", scratch());
+        let status = checks.status().expect("python was there a moment ago");
+        assert!(status.success(), "not every check held: {status}");
+        eventually(DEADLINE, "nothing is left", || names_in(broker.pool_root()) == [".scratch"]);
+    });
+}
+
+#[test]
+fn more_than_cpythons_tests() {
+    more("python::more_than_cpythons_tests", "auto");
+}
+
+#[test]
+fn more_than_cpythons_tests_by_the_broker() {
+    more("python::more_than_cpythons_tests_by_the_broker", "broker");
+}
+
+#[test]
+fn its_messages_are_those_of_the_contract() {
+    let test = "python::its_messages_are_those_of_the_contract";
+    contained(test, || {
+        let Some(python) = python(test) else { return };
+        let mut check = Command::new(python);
+        check.arg(source_tree().join("tests/python/sdk_messages.py")).arg("--check");
+        check.env("SCRATCH_DESCRIPTORS", descriptors_file(Path::new("/tmp")));
+        assert!(check.status().is_ok_and(|status| status.success()), "they are not");
+    });
+}

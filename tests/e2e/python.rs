@@ -180,3 +180,63 @@ fn its_messages_are_those_of_the_contract() {
         assert!(check.status().is_ok_and(|status| status.success()), "they are not");
     });
 }
+
+/// Builds the package, installs it in a fresh environment, and runs the README's first example there.
+#[test]
+fn a_wheel_is_all_it_takes() {
+    let test = "python::a_wheel_is_all_it_takes";
+    contained(test, || {
+        let Some(python) = python(test) else { return };
+        let broker = Broker::start(Options::default());
+        let place = broker.place();
+        let succeed = |what: &str, command: &mut Command| {
+            let output = command.stdin(Stdio::null()).output().expect("python was there a moment ago");
+            let told = [output.stdout, output.stderr].map(|told| String::from_utf8_lossy(&told).into_owned());
+            assert!(output.status.success(), "{what}: {told:?}");
+            told
+        };
+        // Built where it may leave something.
+        let source = place.join("python");
+        succeed("cp", Command::new("cp").arg("-r").arg(source_tree().join("sdk/python")).arg(&source));
+        let build =
+            "import os, setuptools.build_meta as b; os.mkdir('out'); b.build_wheel('out'); b.build_sdist('out')";
+        succeed("build", Command::new(&python).args(["-c", build]).current_dir(&source));
+        let made = names_in(&source.join("out"));
+        let wheel = made.iter().find(|name| Path::new(name).extension().is_some_and(|kind| kind == "whl"));
+        assert!(made.len() == 2 && wheel.is_some(), "a wheel and a source distribution: {made:?}");
+        let environment = place.join("fresh");
+        let base = "import sys; print(sys._base_executable)";
+        let [base, _] = succeed("base", Command::new(&python).args(["-c", base]));
+        succeed("venv", Command::new(base.trim()).args(["-m", "venv", "--without-pip"]).arg(&environment));
+        let fresh = environment.join("bin/python");
+        let mut install = Command::new(&python);
+        install.args(["-m", "pip", "--python"]).arg(&fresh).args(["install", "--quiet", "--no-index"]);
+        succeed("pip install", install.arg(source.join("out").join(wheel.expect("it was looked for"))));
+        let readme = std::fs::read_to_string(source.join("README.md")).expect("it was copied");
+        let example = readme.split("```python\n").nth(1).and_then(|rest| rest.split("```").next());
+        let mut run = Command::new(&fresh);
+        run.args(["-c", example.expect("it has one")])
+            .env("SCRATCHD_RUNTIME_DIR", broker.runtime_dir())
+            .current_dir(place);
+        let [told, _] = succeed("the README's example", &mut run);
+        assert!(told.contains(&format!("{}/", broker.pool_root().display())), "{told}");
+        eventually(DEADLINE, "nothing is left", || names_in(broker.pool_root()) == [".scratch"]);
+    });
+}
+
+#[test]
+fn its_types_are_whole() {
+    let test = "python::its_types_are_whole";
+    contained(test, || {
+        let Some(python) = python(test) else { return };
+        let mut check = Command::new(python);
+        check.args(["-m", "mypy", "--cache-dir=/dev/null"]).current_dir(source_tree().join("sdk/python"));
+        let output = check.output().expect("python was there a moment ago");
+        assert!(
+            output.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    });
+}

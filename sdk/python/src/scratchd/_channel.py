@@ -155,23 +155,39 @@ class Channel:
         self._last_id += 1
         number = self._last_id
         packet = encode("ChannelRequest", {"id": number, op: values})
-        send(connection, packet, descriptors)
         try:
+            send(connection, packet, descriptors)
             while True:
                 answer = receive(connection)
                 if answer.values.get("id", 0) == number:
                     break
                 self._put_away(answer)
         except BaseException as error:
-            if not isinstance(error, ConnectionError):
+            if isinstance(error, ConnectionError):
+                self._hear_why(connection)
+            else:
                 self._abandoned[number] = (op, values)
             raise
         return result(op, answer)
 
+    def _hear_why(self, connection: socket.socket) -> None:
+        """One that was turned away is told why before the connection is closed."""
+        try:
+            while True:
+                self._put_away(receive(connection, socket.MSG_DONTWAIT))
+        except (BlockingIOError, ConnectionError):
+            return
+
     def _put_away(self, answer: Answer) -> None:
-        """What belongs to nobody any more: the broker's own word, or the answer of one who was interrupted."""
+        """What belongs to nobody any more: the broker's own word, or the answer of one who was interrupted.
+
+        Raises:
+            Refused: The broker says why it closes the connection.
+        """
         for descriptor in answer.descriptors:
             os.close(descriptor)
+        if "error" in answer.values and not answer.values.get("id", 0):
+            result("", answer)
         asked = self._abandoned.pop(answer.values.get("id", 0), None)
         if asked is not None and asked[0] == "create" and "create" in answer.values:
             for area in answer.values["create"].get("areas", []):

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use scratch_tests::{
-    Broker, DEADLINE, Options, contained, descriptors_file, eventually, is_root, left_out, names_in, python, scratch,
-    source_tree, torture,
+    Broker, DEADLINE, Dialogue, Options, contained, descriptors_file, eventually, is_root, left_out, names_in, python,
+    scratch, source_tree, torture, wait_gone,
 };
 
 /// Any user but root.
@@ -239,4 +239,66 @@ fn its_types_are_whole() {
             String::from_utf8_lossy(&output.stderr)
         );
     });
+}
+
+/// Lives through its broker's end.
+const GOES_ON: &str = r#"
+import os, sys, threading
+from scratchd import tempfile
+elsewhere = sys.argv[1]
+before = tempfile.TemporaryDirectory()
+open(before.name + "/file", "w").close()
+there = tempfile.NamedTemporaryFile(dir=elsewhere)
+print(tempfile.gettempdir(), flush=True)
+def again():
+    with tempfile.NamedTemporaryFile(dir=elsewhere) as file, tempfile.TemporaryFile(), tempfile.NamedTemporaryFile():
+        assert os.path.exists(file.name)
+for line in sys.stdin:
+    # Several that meet the lost connection at once.
+    threads = [threading.Thread(target=again) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert os.path.exists(there.name) and os.path.exists(before.name + "/file")
+    print(len(os.listdir(elsewhere)), flush=True)
+before.cleanup()
+there.close()
+assert not os.path.exists(before.name) and not os.listdir(elsewhere)
+"#;
+
+fn with_the_next_broker(test: &str, create: &str) {
+    contained(test, || {
+        let Some(python) = python(test) else { return };
+        let mut broker = Broker::start(Options::default());
+        modules(broker.place());
+        let elsewhere = broker.place().join("elsewhere");
+        std::fs::create_dir(&elsewhere).expect("a place is writable");
+        let mut program = Command::new(python);
+        program.args(["-c", GOES_ON]).arg(&elsewhere).env("PYTHONPATH", broker.place());
+        program.env("SCRATCHD_RUNTIME_DIR", broker.runtime_dir()).env("SCRATCHD_CREATE", create);
+        let mut program = Dialogue::start(program);
+        let lease = PathBuf::from(program.line());
+        for orderly in [false, true, false] {
+            if orderly {
+                assert!(broker.terminate().success());
+            } else {
+                broker.kill();
+            }
+            broker.restart();
+            program.say("go on");
+            assert_eq!(program.line(), "1", "only what is held is there");
+        }
+        assert!(program.end().success());
+        wait_gone(&lease, DEADLINE);
+        eventually(DEADLINE, "nothing is left", || names_in(broker.pool_root()) == [".scratch"]);
+    });
+}
+
+#[test]
+fn goes_on_with_the_next_broker() {
+    with_the_next_broker("python::goes_on_with_the_next_broker", "auto");
+}
+
+#[test]
+fn goes_on_with_the_next_broker_by_the_broker() {
+    with_the_next_broker("python::goes_on_with_the_next_broker_by_the_broker", "broker");
 }

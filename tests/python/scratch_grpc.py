@@ -32,10 +32,6 @@ class Stubs:
             command += [f"--python_out={directory}", f"--grpc_python_out={directory}"]
             subprocess.run(command + files, check=True)
         sys.path.insert(0, str(directory))
-        package = importlib.import_module("scratchd")
-        if getattr(package, "__file__", None):
-            # The SDK's, which has the name that the generated modules' package has.
-            package.__path__.append(str(pathlib.Path(directory, "scratchd")))
         self.messages, self.services, self.clients = {}, {}, {}
         for file in files:
             module = importlib.import_module(file.removesuffix(".proto").replace("/", ".") + "_pb2")

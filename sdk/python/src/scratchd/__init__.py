@@ -3,7 +3,14 @@
 from scratchd import tempfile  # instead of `import tempfile`; that is all
 """
 
+import os as _os
+import sys as _sys
+
 __version__ = "0.1.0"
+
+# Stubs that were generated from the contract are `scratchd.v1`, and may lie elsewhere.
+_beside = [_os.path.join(directory, "scratchd") for directory in _sys.path]
+__path__ += [path for path in _beside if path not in __path__ and _os.path.isdir(_os.path.join(path, "v1"))]
 
 
 def install() -> None:

@@ -106,11 +106,6 @@ def remove(name: Any) -> bool:
     if area is None or node_of(os.fsencode(path)) != area.node:
         return False
     values = {"lease": area.lease, "area": area.id}
-    if own.channel.is_mine():
-        # A finalizer that came in the middle of a call: the name goes when that is over.
-        own.elsewhere.pop(os.fsencode(path), None)
-        own.channel.release(values)
-        return True
     try:
         # Until all of it is gone, so that its parent is as empty as it was; but not for long.
         released = own.channel.call("release", {**values, "wait": WAIT_FREED}, seconds_max=_FREED_SECONDS_MAX).values

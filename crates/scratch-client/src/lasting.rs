@@ -22,10 +22,14 @@ impl<W: Wait> Named<W> {
         self.persist_in(parent.unwrap_or_else(|| Path::new(".")), name, replace).await
     }
 
-    /// Has it stay for good; says where. One in a lease's directory would go with that, and is moved.
+    /// Has it stay for good; says where. One in a lease's directory would go with that, and is moved, unless
+    /// that is where the caller wants it.
     pub(crate) async fn keep_for_good(&mut self) -> Result<PathBuf, ClientError> {
         if self.is_elsewhere() {
             return self.keep_there().await;
+        }
+        if let Some(path) = self.stay_at_home() {
+            return Ok(path);
         }
         let directory = first_usable_directory(&temporary_directory_candidates(variable))?;
         let name = self.name().to_owned();

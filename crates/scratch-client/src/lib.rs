@@ -97,6 +97,7 @@ mod renewal;
 mod scope;
 mod session;
 mod site;
+mod spot;
 mod stock;
 mod table;
 pub mod temp;

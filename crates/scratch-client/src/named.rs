@@ -19,6 +19,7 @@ use crate::area::CreateMode;
 use crate::broker::Broker;
 use crate::owed::release;
 use crate::packet::Answer;
+use crate::spot::Spot;
 use crate::tenure::Tenure;
 use crate::wait::Wait;
 
@@ -73,25 +74,36 @@ struct Aside<'a> {
 pub(crate) struct Named<W: Wait> {
     broker: Arc<Broker<W>>,
     tenure: Arc<Tenure>,
-    name: CString,
+    spot: Spot,
     path: Option<PathBuf>,
     maker: Maker,
     /// Where it is, if not in the lease's directory.
     elsewhere: Option<Elsewhere>,
+    /// The caller named the directory of the lease that it is in: kept, it stays there.
+    is_at_home: bool,
     /// The process whose duty it is; none when the guard was given up.
     guarded_by: Option<u32>,
 }
 
 impl<W: Wait> Named<W> {
-    pub(crate) fn new(broker: Arc<Broker<W>>, tenure: Arc<Tenure>, name: CString, maker: Maker) -> Self {
-        let path = tenure.path.as_ref().map(|path| path.join(OsStr::from_bytes(name.to_bytes())));
-        Self { broker, tenure, name, path, maker, elsewhere: None, guarded_by: Some(std::process::id()) }
+    pub(crate) fn new(broker: Arc<Broker<W>>, tenure: Arc<Tenure>, spot: Spot, maker: Maker) -> Self {
+        let path = tenure.path.as_ref().map(|path| spot.below(path));
+        Self {
+            broker,
+            tenure,
+            spot,
+            path,
+            maker,
+            elsewhere: None,
+            is_at_home: false,
+            guarded_by: Some(std::process::id()),
+        }
     }
 
     /// Made by the broker in another directory than the lease's.
     pub(crate) fn elsewhere(broker: Arc<Broker<W>>, tenure: Arc<Tenure>, name: CString, place: Elsewhere) -> Self {
         let path = place.path.join(OsStr::from_bytes(name.to_bytes()));
-        let mut named = Self::new(broker, tenure, name, Maker::Broker);
+        let mut named = Self::new(broker, tenure, Spot { inside: None, name }, Maker::Broker);
         (named.path, named.elsewhere) = (Some(path), Some(place));
         named
     }
@@ -101,7 +113,7 @@ impl<W: Wait> Named<W> {
     }
 
     pub(crate) fn name(&self) -> &OsStr {
-        OsStr::from_bytes(self.name.to_bytes())
+        OsStr::from_bytes(self.spot.name.to_bytes())
     }
 
     /// Dropped before its end the guard says it again.
@@ -123,6 +135,18 @@ impl<W: Wait> Named<W> {
         self.guarded_by = guard.then(std::process::id);
     }
 
+    /// The caller named the directory of the lease that it is in.
+    pub(crate) fn set_at_home(&mut self) {
+        self.is_at_home = true;
+    }
+
+    /// Leaves it where it is, if that is where the caller wants it.
+    pub(crate) fn stay_at_home(&mut self) -> Option<PathBuf> {
+        let path = self.path.clone().filter(|_| self.is_at_home)?;
+        self.guarded_by = None;
+        Some(path)
+    }
+
     /// Whether it is in another directory than its lease's.
     pub(crate) fn is_elsewhere(&self) -> bool {
         self.elsewhere.is_some()
@@ -136,11 +160,11 @@ impl<W: Wait> Named<W> {
         let aside = NamePattern::new(b"kept-", b"", 16)?;
         let aside = aside.draw().map_err(|errno| ClientError::io("draw", "a random name", errno))?;
         let path = elsewhere.path.clone();
-        let moved = Aside::begin(elsewhere.held.as_fd(), &self.name, &aside)
+        let moved = Aside::begin(elsewhere.held.as_fd(), &self.spot.name, &aside)
             .map_err(|errno| ClientError::io("keep", self.path().unwrap_or(&path), errno))?;
         // While the broker may still look for it under its name it must not have that.
         let is_back = if self.is_let_go().await? { moved.give_back() } else { moved.stays() };
-        let name = if is_back { self.name.clone() } else { aside.clone() };
+        let name = if is_back { &self.spot.name } else { &aside };
         self.guarded_by = None;
         Ok(path.join(OsStr::from_bytes(name.to_bytes())))
     }
@@ -154,7 +178,7 @@ impl<W: Wait> Named<W> {
     ) -> Result<bool, ClientError> {
         let name = scratch_fs::check_name(name.as_bytes())?;
         if let Some(elsewhere) = &self.elsewhere {
-            if *self.name == *name && is_same_directory(elsewhere.held.as_fd(), directory) {
+            if *self.spot.name == *name && is_same_directory(elsewhere.held.as_fd(), directory) {
                 // Its name is the one that the broker would remove.
                 let kept = self.keep_there().await?;
                 let is_named = kept.file_name() == Some(self.name());
@@ -173,14 +197,16 @@ impl<W: Wait> Named<W> {
 
     /// Whether this process could move it itself. If not, for whatever reason, the broker's answer is the one that counts.
     fn rename(&self, directory: BorrowedFd<'_>, name: &CStr, replace: Replace) -> bool {
-        let is_ours = self.broker.create == CreateMode::Auto;
-        let Some(from) = self.tenure.directory().filter(|_| is_ours) else { return false };
+        if self.broker.create == CreateMode::Broker {
+            return false;
+        }
+        let Some(Ok(from)) = self.tenure.beneath(self.spot.inside.as_deref()) else { return false };
         let flags = match replace {
             Replace::Never => RenameFlags::NOREPLACE,
             Replace::Always => RenameFlags::empty(),
             Replace::Exchange => RenameFlags::EXCHANGE,
         };
-        rustix::fs::renameat_with(from, &self.name, directory, name, flags).is_ok()
+        rustix::fs::renameat_with(from, &self.spot.name, directory, name, flags).is_ok()
     }
 
     /// Whose directory it is, theirs is the rename; what it changes places with would be nobody's area.
@@ -197,7 +223,7 @@ impl<W: Wait> Named<W> {
             Replace::Exchange => return Err(ClientError::io("exchange", elsewhere.path.as_path(), Errno::OPNOTSUPP)),
         };
         let shown = self.path().unwrap_or(&elsewhere.path);
-        rustix::fs::renameat_with(&elsewhere.held, &self.name, directory, name, flags)
+        rustix::fs::renameat_with(&elsewhere.held, &self.spot.name, directory, name, flags)
             .map_err(|errno| ClientError::io("rename", shown, errno))
     }
 
@@ -209,7 +235,7 @@ impl<W: Wait> Named<W> {
     ) -> Result<bool, ClientError> {
         let request = PersistRequest {
             lease: self.tenure.id.clone(),
-            area: self.name.to_bytes().to_vec(),
+            area: self.spot.id(),
             fd: true,
             name: name.into_bytes(),
             replace: WireReplace::from(replace).into(),
@@ -222,9 +248,15 @@ impl<W: Wait> Named<W> {
 
     /// Removes it, if that is up to this process.
     fn unlink(&self) -> Option<Result<(), ClientError>> {
-        let directory = self.tenure.directory().filter(|_| self.maker == Maker::Process)?;
-        Some(match rustix::fs::unlinkat(directory, &self.name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
+        if self.maker == Maker::Broker {
+            return None;
+        }
+        let directory = self.tenure.beneath(self.spot.inside.as_deref())?;
+        let unlinked =
+            directory.and_then(|directory| rustix::fs::unlinkat(directory, &self.spot.name, AtFlags::empty()));
+        Some(match unlinked {
+            // With the directory that it is in, too.
+            Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
             Err(errno) => Err(ClientError::io("remove", self.path().unwrap_or_else(|| Path::new("")), errno)),
         })
     }
@@ -251,8 +283,8 @@ impl<W: Wait> Named<W> {
     }
 
     fn release_op(&self) -> Op {
-        let id = self.elsewhere.as_ref().map_or_else(|| self.name.to_bytes(), |elsewhere| &elsewhere.id);
-        release(&self.tenure.id, id.to_vec())
+        let id = self.elsewhere.as_ref().map_or_else(|| self.spot.id(), |elsewhere| elsewhere.id.clone());
+        release(&self.tenure.id, id)
     }
 }
 

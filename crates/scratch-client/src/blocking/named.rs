@@ -38,7 +38,7 @@ impl NamedFile {
         self.named.path()
     }
 
-    /// Its name in the lease's directory.
+    /// Its name in the directory that it is in.
     #[must_use]
     pub fn name(&self) -> &OsStr {
         self.named.name()
@@ -131,7 +131,7 @@ impl Directory {
         self.named.path()
     }
 
-    /// Its name in the lease's directory.
+    /// Its name in the directory that it is in.
     #[must_use]
     pub fn name(&self) -> &OsStr {
         self.named.name()

@@ -12,16 +12,23 @@ use std::time::Duration;
 
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
-use scratch_proto::v1::{AttachRequest, DetachRequest, GrantRequest, HolderSpec, KeepAliveRequest, PingRequest};
+use scratch_proto::v1::{
+    AttachRequest, DetachRequest, GrantRequest, GrantResponse, HolderSpec, KeepAliveRequest, PingRequest,
+    RevokeRequest, Wait as WireWait,
+};
 
 use crate::broker::Broker;
 use crate::holder::{Holder, duration};
 use crate::owed::{Undo, revoke};
+use crate::packet::Answer;
 use crate::reconnect::attach_connection;
 use crate::site::Site;
 use crate::tenure::Tenure;
 use crate::wait::Wait;
 use crate::{ClientError, Limits};
+
+/// Nothing is made any more under a lease of which one of these is said.
+const IS_OVER: [&str; 3] = ["LEASE_UNKNOWN", "LEASE_ENDING", "LEASE_LOST"];
 
 /// What a lease is to be like. The default: held by this process, in the first pool, for as long as it takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -112,6 +119,15 @@ impl<W: Wait> Broker<W> {
         }
     }
 
+    /// Ends it, and gives what became debt instead of being freed.
+    pub(crate) async fn revoke_until_freed(&self, lease: &str) -> Result<Vec<String>, ClientError> {
+        let request = RevokeRequest { lease: lease.to_owned(), wait: WireWait::Freed.into() };
+        match self.call(Op::Revoke(request), &[]).await?.reply {
+            Reply::Revoke(revoked) => Ok(revoked.debt),
+            _ => Err(ClientError::Protocol("no answer to Revoke")),
+        }
+    }
+
     pub(crate) async fn attach(&self, lease: &str, holder: &Holder) -> Result<u32, ClientError> {
         let descriptors: Vec<_> = holder.descriptor().into_iter().collect();
         let (result, course) = self.call_resending(attach(lease, holder.spec()?), &descriptors, Undo::of).await;
@@ -171,8 +187,33 @@ impl<W: Wait> Broker<W> {
         Ok(own)
     }
 
+    /// The own lease, if there is one already; else the lease without a name, which on no connection but a delegated channel
+    /// the broker knows.
+    pub(crate) fn own_or_none(&self) -> Arc<Tenure> {
+        self.state().own.clone().unwrap_or_else(|| Arc::new(Tenure::new(GrantResponse::default())))
+    }
+
+    pub(crate) fn own_id(&self) -> Option<String> {
+        self.state().own.as_ref().map(|own| own.id.clone()).filter(|id| !id.is_empty())
+    }
+
+    /// A call about this lease. If it was this client's own and has ended, it is so no more.
+    pub(crate) async fn call_under(
+        &self,
+        lease: &str,
+        op: Op,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Answer, ClientError> {
+        let answer = self.call(op, descriptors).await;
+        let is_over = |error: &ClientError| IS_OVER.iter().any(|reason| error.is_refusal(reason));
+        if answer.as_ref().is_err_and(is_over) {
+            self.forget_own(lease);
+        }
+        answer
+    }
+
     /// It has ended though this process lives: somebody revoked it. The next area gets another; a delegated channel has none.
-    pub(crate) fn forget_own(&self, lease: &str) {
+    fn forget_own(&self, lease: &str) {
         if !self.is_delegated {
             self.state().own.take_if(|own| own.id == lease);
         }
@@ -227,6 +268,14 @@ impl<W: Wait> Held<W> {
     pub(crate) async fn revoke(mut self) -> Result<(), ClientError> {
         self.broker.forget(&self.tenure.id);
         let result = self.broker.revoke(&self.tenure.id).await;
+        self.guarded_by = None;
+        result
+    }
+
+    /// The same, until it is freed.
+    pub(crate) async fn revoke_until_freed(mut self) -> Result<Vec<String>, ClientError> {
+        self.broker.forget(&self.tenure.id);
+        let result = self.broker.revoke_until_freed(&self.tenure.id).await;
         self.guarded_by = None;
         result
     }

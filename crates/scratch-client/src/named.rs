@@ -12,13 +12,12 @@ use rustix::io::Errno;
 use scratch_fs::NamePattern;
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
-use scratch_proto::v1::{PersistRequest, Replace as WireReplace};
 
 use crate::ClientError;
-use crate::area::CreateMode;
 use crate::broker::Broker;
 use crate::owed::release;
 use crate::packet::Answer;
+use crate::site::Site;
 use crate::spot::Spot;
 use crate::tenure::Tenure;
 use crate::wait::Wait;
@@ -190,23 +189,10 @@ impl<W: Wait> Named<W> {
             self.guarded_by = None;
             return Ok(false);
         }
-        let copied = !self.rename(directory, &name, replace) && self.move_by_broker(directory, name, replace).await?;
+        let site = Site::of(&self.broker, &self.tenure);
+        let copied = site.persist_spot(&self.spot, directory, name, replace).await?;
         self.guarded_by = None;
         Ok(copied)
-    }
-
-    /// Whether this process could move it itself. If not, for whatever reason, the broker's answer is the one that counts.
-    fn rename(&self, directory: BorrowedFd<'_>, name: &CStr, replace: Replace) -> bool {
-        if self.broker.create == CreateMode::Broker {
-            return false;
-        }
-        let Some(Ok(from)) = self.tenure.beneath(self.spot.inside.as_deref()) else { return false };
-        let flags = match replace {
-            Replace::Never => RenameFlags::NOREPLACE,
-            Replace::Always => RenameFlags::empty(),
-            Replace::Exchange => RenameFlags::EXCHANGE,
-        };
-        rustix::fs::renameat_with(from, &self.spot.name, directory, name, flags).is_ok()
     }
 
     /// Whose directory it is, theirs is the rename; what it changes places with would be nobody's area.
@@ -217,33 +203,12 @@ impl<W: Wait> Named<W> {
         name: &CStr,
         replace: Replace,
     ) -> Result<(), ClientError> {
-        let flags = match replace {
-            Replace::Never => RenameFlags::NOREPLACE,
-            Replace::Always => RenameFlags::empty(),
-            Replace::Exchange => return Err(ClientError::io("exchange", elsewhere.path.as_path(), Errno::OPNOTSUPP)),
-        };
-        let shown = self.path().unwrap_or(&elsewhere.path);
-        rustix::fs::renameat_with(&elsewhere.held, &self.spot.name, directory, name, flags)
-            .map_err(|errno| ClientError::io("rename", shown, errno))
-    }
-
-    async fn move_by_broker(
-        &self,
-        directory: BorrowedFd<'_>,
-        name: CString,
-        replace: Replace,
-    ) -> Result<bool, ClientError> {
-        let request = PersistRequest {
-            lease: self.tenure.id.clone(),
-            area: self.spot.id(),
-            fd: true,
-            name: name.into_bytes(),
-            replace: WireReplace::from(replace).into(),
-        };
-        match self.broker.call(Op::Persist(request), &[directory]).await?.reply {
-            Reply::Persist(persisted) => Ok(persisted.copied),
-            _ => Err(ClientError::Protocol("no answer to Persist")),
+        if replace == Replace::Exchange {
+            return Err(ClientError::io("exchange", elsewhere.path.as_path(), Errno::OPNOTSUPP));
         }
+        let shown = self.path().unwrap_or(&elsewhere.path);
+        rustix::fs::renameat_with(&elsewhere.held, &self.spot.name, directory, name, replace.flags())
+            .map_err(|errno| ClientError::io("rename", shown, errno))
     }
 
     /// Removes it, if that is up to this process.
@@ -332,14 +297,4 @@ impl<W: Wait> Drop for Named<W> {
 fn is_same_directory(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     let place = |directory| rustix::fs::fstat(directory).map(|found| (found.st_dev, found.st_ino));
     place(one).is_ok_and(|one| place(other).is_ok_and(|other| one == other))
-}
-
-impl From<Replace> for WireReplace {
-    fn from(replace: Replace) -> Self {
-        match replace {
-            Replace::Never => Self::Never,
-            Replace::Always => Self::Always,
-            Replace::Exchange => Self::Exchange,
-        }
-    }
 }

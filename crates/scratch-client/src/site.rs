@@ -28,8 +28,8 @@ const NAMES_MAX: usize = 10_000;
 /// Where areas are made, and by whom.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Site<'a, W: Wait> {
-    broker: &'a Arc<Broker<W>>,
-    tenure: &'a Arc<Tenure>,
+    pub(crate) broker: &'a Arc<Broker<W>>,
+    pub(crate) tenure: &'a Arc<Tenure>,
 }
 
 impl<'a, W: Wait> Site<'a, W> {
@@ -246,12 +246,7 @@ impl<'a, W: Wait> Site<'a, W> {
         request: CreateRequest,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(Vec<Created>, Vec<OwnedFd>), ClientError> {
-        let answer = self.broker.call(Op::Create(request), descriptors).await;
-        let is_over = |error: &ClientError| error.is_refusal("LEASE_UNKNOWN") || error.is_refusal("LEASE_ENDING");
-        if answer.as_ref().is_err_and(is_over) {
-            self.broker.forget_own(&self.tenure.id);
-        }
-        let answer = answer?;
+        let answer = self.broker.call_under(&self.tenure.id, Op::Create(request), descriptors).await?;
         match answer.reply {
             Reply::Create(created) => Ok((created.areas, answer.descriptors)),
             _ => Err(ClientError::Protocol("no answer to Create")),

@@ -15,6 +15,15 @@ pub(crate) struct Spot {
 }
 
 impl Spot {
+    /// What has this path below a lease's directory.
+    ///
+    /// # Errors
+    /// For what is no path of plain names.
+    pub(crate) fn at(path: &Path) -> Result<Self, NameError> {
+        let (inside, name) = scratch_fs::split_area_path(path.as_os_str().as_bytes())?;
+        Ok(Self { inside, name })
+    }
+
     /// As the broker knows it: its path below the lease's directory.
     pub(crate) fn id(&self) -> Vec<u8> {
         match &self.inside {

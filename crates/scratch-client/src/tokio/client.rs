@@ -1,7 +1,8 @@
 //! The client: connects, grants, and makes areas under a lease of its own.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::{Directory, Lease, NamedFile};
 use crate::broker::Broker;
 use crate::connect::Start;
 use crate::site::Site;
-use crate::{AreaOptions, ClientError, ConnectOptions, GrantOptions, Holder, Limits};
+use crate::{AreaOptions, ClientError, ConnectOptions, GrantOptions, Holder, Limits, Replace};
 
 /// A connection to the broker. Clones share it, and many tasks may call at once.
 ///
@@ -90,6 +91,14 @@ impl Client {
         self.broker.revoke(lease).await
     }
 
+    /// As [`Lease::revoke_until_freed`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn revoke_until_freed(&self, lease: &str) -> Result<Vec<String>, ClientError> {
+        self.broker.revoke_until_freed(lease).await
+    }
+
     /// Lets something more hold a lease; gives the holder's id.
     ///
     /// # Errors
@@ -117,6 +126,12 @@ impl Client {
 
 /// Without a lease of one's own: areas under a lease that is granted at first use and ends with this process.
 impl Client {
+    /// The lease that these areas are under. None before the first, and on a delegated channel, which does not tell.
+    #[must_use]
+    pub fn lease_id(&self) -> Option<String> {
+        self.broker.own_id()
+    }
+
     /// As [`Lease::delegate`], below the lease that ends with this process; on a delegated channel, below the channel's.
     ///
     /// # Errors
@@ -133,6 +148,15 @@ impl Client {
     pub async fn file(&self, options: &AreaOptions) -> Result<NamedFile, ClientError> {
         let own = self.broker.own_lease().await?;
         Site::of(&self.broker, &own).file(options).await.map(NamedFile::new)
+    }
+
+    /// As [`Lease::files`].
+    ///
+    /// # Errors
+    /// As there, and those of granting a lease.
+    pub async fn files(&self, options: &AreaOptions, count: u32) -> Result<Vec<NamedFile>, ClientError> {
+        let own = self.broker.own_lease().await?;
+        Ok(Site::of(&self.broker, &own).files(options, count).await?.into_iter().map(NamedFile::new).collect())
     }
 
     /// As [`Lease::directory`].
@@ -178,6 +202,15 @@ impl Client {
         Site::of(&self.broker, &own).anonymous().await
     }
 
+    /// As [`Lease::anonymous_files`].
+    ///
+    /// # Errors
+    /// As there, and those of granting a lease.
+    pub async fn anonymous_files(&self, count: u32) -> Result<Vec<File>, ClientError> {
+        let own = self.broker.own_lease().await?;
+        Site::of(&self.broker, &own).anonymous_files(count).await
+    }
+
     /// As [`Lease::memory`].
     ///
     /// # Errors
@@ -185,5 +218,29 @@ impl Client {
     pub async fn memory(&self) -> Result<File, ClientError> {
         let own = self.broker.own_lease().await?;
         Site::of(&self.broker, &own).memory().await
+    }
+
+    /// As [`Lease::release`].
+    ///
+    /// # Errors
+    /// As there; LEASE_UNKNOWN where nothing was made yet.
+    pub async fn release(&self, path: impl AsRef<Path>) -> Result<bool, ClientError> {
+        let own = self.broker.own_or_none();
+        Site::of(&self.broker, &own).release(path.as_ref()).await
+    }
+
+    /// As [`Lease::persist`].
+    ///
+    /// # Errors
+    /// As there; LEASE_UNKNOWN where nothing was made yet.
+    pub async fn persist(
+        &self,
+        path: impl AsRef<Path>,
+        directory: impl AsFd,
+        name: impl AsRef<OsStr>,
+        replace: Replace,
+    ) -> Result<bool, ClientError> {
+        let own = self.broker.own_or_none();
+        Site::of(&self.broker, &own).persist(path.as_ref(), directory.as_fd(), name.as_ref(), replace).await
     }
 }

@@ -22,7 +22,7 @@
 //! | a call | blocks its thread | is a future, which may be dropped at any point |
 //! | many at once | threads share a clone's connection | so do tasks |
 //! | a guard that is dropped | waits until what it guards is out of the name space, a few seconds at most | tells the broker, and waits for nothing |
-//! | `close`, `revoke` | wait and report | so do their futures |
+//! | `close`, `revoke`, `revoke_until_freed` | wait and report | so do their futures |
 //! | needs | nothing | a tokio runtime with I/O and time; it starts none, and no task |
 //!
 //! ```no_run
@@ -42,6 +42,23 @@
 //! # A lease for a piece of work
 //! A [`Scope`] groups what a request or a job makes: files and directories with guards, paths that stay until the scope ends,
 //! secrets. [`Scope::cleanup_all`] removes it all at once, however much it is; [`Scope::run`] does so when the work fails.
+//!
+//! # In a lease's directory
+//! [`AreaOptions::inside`] makes areas in directories of it. What a process, or a tool that it runs, has made there by itself goes by
+//! its path: [`Lease::release`] takes it away, a directory with all that is in it, and [`Lease::persist`] moves it out for good.
+//!
+//! ```no_run
+//! # use scratch_client::{AreaOptions, Client, ConnectOptions, GrantOptions, Lease, Replace};
+//! # fn example(lease: &Lease) -> Result<(), Box<dyn std::error::Error>> {
+//! let build = lease.directory(&AreaOptions { name: Some("build".into()), ..AreaOptions::default() })?;
+//! let list = lease.file(&AreaOptions { inside: Some("build".into()), ..AreaOptions::default() })?;
+//! # let (make, srv) = (std::process::Command::new("make"), std::fs::File::open("/srv")?);
+//! # let mut make = make;
+//! make.current_dir(build.path().ok_or("no path")?).arg(format!("FILES=@{}", list.name().display())).status()?;
+//! lease.persist("build/site", &srv, "site", Replace::Exchange)?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Renewing, and having some in stock
 //! A lease that a ttl holds outlives its process by no more than that. [`Lease::renew_in_background`] renews it, by a thread that

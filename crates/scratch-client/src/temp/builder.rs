@@ -134,7 +134,7 @@ impl Builder {
         self.directory(&self.place)
     }
 
-    /// Makes a directory in a directory of this user's own. It is removed with its lease all the same.
+    /// Makes a directory in a directory of this user's own, as [`Self::tempfile_in`].
     ///
     /// # Errors
     /// As [`Lease::directory_in`].

@@ -47,15 +47,21 @@
 //! [`AreaOptions::inside`] makes areas in directories of it. What a process, or a tool that it runs, has made there by itself goes by
 //! its path: [`Lease::release`] takes it away, a directory with all that is in it, and [`Lease::persist`] moves it out for good.
 //!
-//! ```no_run
-//! # use scratch_client::{AreaOptions, Client, ConnectOptions, GrantOptions, Lease, Replace};
-//! # fn example(lease: &Lease) -> Result<(), Box<dyn std::error::Error>> {
+//! ```
+//! use scratch_client::{AreaOptions, Client, ConnectOptions, GrantOptions, Replace};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let lease = Client::connect_or_start(&ConnectOptions::default())?.grant(&GrantOptions::default())?;
 //! let build = lease.directory(&AreaOptions { name: Some("build".into()), ..AreaOptions::default() })?;
 //! let list = lease.file(&AreaOptions { inside: Some("build".into()), ..AreaOptions::default() })?;
-//! # let (make, srv) = (std::process::Command::new("make"), std::fs::File::open("/srv")?);
-//! # let mut make = make;
-//! make.current_dir(build.path().ok_or("no path")?).arg(format!("FILES=@{}", list.name().display())).status()?;
-//! lease.persist("build/site", &srv, "site", Replace::Exchange)?;
+//! assert_eq!(list.path().and_then(|path| path.parent()), build.path());
+//!
+//! // A tool makes something there.
+//! std::fs::create_dir(build.path().ok_or("a lease without a path")?.join("site"))?;
+//! # let target = scratch_client::temp::TempDir::new()?;
+//! # let srv = target.path();
+//! lease.persist("build/site", std::fs::File::open(srv)?, "site", Replace::Never)?;
+//! assert!(srv.join("site").is_dir());
 //! # Ok(())
 //! # }
 //! ```

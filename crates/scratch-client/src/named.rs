@@ -216,18 +216,20 @@ impl<W: Wait> Named<W> {
         if self.maker == Maker::Broker {
             return None;
         }
-        let directory = self.tenure.beneath(self.spot.inside.as_deref())?;
-        let unlinked =
-            directory.and_then(|directory| rustix::fs::unlinkat(directory, &self.spot.name, AtFlags::empty()));
-        Some(match unlinked {
-            // With the directory that it is in, too.
-            Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+        let directory = match self.tenure.beneath(self.spot.inside.as_deref())? {
+            Ok(directory) => directory,
+            // It went with the directory that it was in.
+            Err(Errno::NOENT | Errno::NOTDIR) => return Some(Ok(())),
+            Err(_) => return None,
+        };
+        Some(match rustix::fs::unlinkat(directory, &self.spot.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(ClientError::io("remove", self.path().unwrap_or_else(|| Path::new("")), errno)),
         })
     }
 
     async fn release(&self) -> Result<(), ClientError> {
-        match self.broker.call(self.release_op(), &[]).await {
+        match self.broker.call_under(&self.tenure.id, self.release_op(), &[]).await {
             Ok(answer) if matches!(answer.reply, Reply::Release(_)) => Ok(()),
             Ok(_) => Err(ClientError::Protocol("no answer to Release")),
             // It went with its lease.

@@ -132,7 +132,8 @@ impl Lease {
         self.held.broker().delegate(self.id(), limits).await
     }
 
-    /// Ends the lease now; returns when its directory is out of the name space.
+    /// Ends the lease now; returns when its directory is out of the name space. What can't be moved out of it yet, such as what is
+    /// mounted on, the broker tries again: [`Lease::revoke_until_freed`] tells of that.
     ///
     /// # Errors
     /// Those of the connection; LEASE_UNKNOWN when it had ended before.

@@ -1,12 +1,12 @@
 //! Leases: granting one, what holds it, renewing and ending it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::mem;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ pub(crate) struct Held<W: Wait> {
     broker: Arc<Broker<W>>,
     pub(crate) tenure: Arc<Tenure>,
     pub(crate) mount: Option<Mount>,
-    /// The process whose duty it is; none when the guard was given up.
+    /// The process whose duty it is; none when the guard was given up, or never was one.
     guarded_by: Option<u32>,
 }
 
@@ -117,6 +117,14 @@ impl<W: Wait> Broker<W> {
             Err(error) if course.resent && error.is_refusal("LEASE_UNKNOWN") => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// One that is there already. A path that is another's is left aside: each is called by its lease's id.
+    pub(crate) fn lease(self: &Arc<Self>, id: &str, path: Option<&Path>) -> Held<W> {
+        let path = path.filter(|path| path.is_absolute() && path.file_name() == Some(OsStr::new(id)));
+        let path = path.map(|path| path.as_os_str().as_bytes().to_vec()).unwrap_or_default();
+        let tenure = Tenure::new(GrantResponse { id: id.to_owned(), path, ..GrantResponse::default() });
+        Held { broker: Arc::clone(self), tenure: Arc::new(tenure), mount: None, guarded_by: None }
     }
 
     /// Ends it, and gives what became debt instead of being freed.

@@ -223,3 +223,29 @@ fn what_goes_into_a_directory_of_a_lease_is_not_foreign() {
         assert!(!outer.exists(), "{create:?}");
     });
 }
+
+#[test]
+fn anothers_lease_is_worked_in_by_its_id() {
+    both_ways("sdk::inside::anothers_lease_is_worked_in_by_its_id", |broker, create| {
+        let (theirs, other) = (client(broker, create), client(broker, create));
+        let lease = with_directories(&theirs);
+        // By a path that is not its own nothing is made there.
+        let own = grant(&other);
+        for (told, known) in [(None, None), (lease.path(), lease.path()), (own.path(), None)] {
+            let borrowed = other.lease(lease.id(), told);
+            assert_eq!((borrowed.id(), borrowed.path()), (lease.id(), known), "{create:?}");
+            let file = borrowed.file(&AreaOptions { name: Some("f".into()), ..inside("d") }).expect("a file is made");
+            assert_eq!(file.path(), known.map(|path| path.join("d/f")).as_deref(), "{create:?}");
+            assert_eq!(names_in(&path(&lease).join("d")), ["e", "f"], "{create:?}");
+            assert!(names_in(&path(&own)).is_empty(), "{create:?}");
+            drop(file);
+            assert_eq!(names_in(&path(&lease).join("d")), ["e"], "{create:?}");
+        }
+        theirs.ping().expect("the broker answers");
+        assert!(path(&lease).is_dir(), "{create:?}: who only worked in it has ended it");
+        let unknown = other.lease("aaaaaaaaaaaaaaaa", None).file(&AreaOptions::default());
+        assert!(unknown.expect_err("there is none").is_refusal("LEASE_UNKNOWN"), "{create:?}");
+        other.lease(lease.id(), None).revoke().expect("an own user's lease can be revoked");
+        assert!(!path(&lease).exists(), "{create:?}");
+    });
+}

@@ -16,6 +16,8 @@ use crate::{AreaOptions, ClientError, Limits, Mount, Replace, holder};
 
 /// A lease of ours. Dropping the guard revokes the lease and everything under it, ignoring errors: the broker ends it in any
 /// case when its holders are gone. In a forked child dropping the guard does nothing.
+///
+/// One that [`Client::lease`](crate::Client::lease) gives is another's: dropping it ends nothing.
 #[must_use = "a lease is revoked when its guard is dropped"]
 pub struct Lease {
     pub(super) held: Held<Blocking>,
@@ -49,7 +51,7 @@ impl Lease {
         self.held.mount.as_ref()
     }
 
-    /// The generation of the broker that granted it.
+    /// The generation of the broker that granted it; 0 of another's lease.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.held.tenure.generation

@@ -83,6 +83,25 @@ impl Client {
 
 /// By id: leases whose guard is elsewhere, or nowhere.
 impl Client {
+    /// A lease that somebody else guards, by its id: to make areas under it, or channels, or to take something away. Dropping this ends
+    /// nothing. `path` is its directory, if that is known; without it areas are made by the broker alone, and have no paths. Whether
+    /// there is such a lease shows with the first call.
+    ///
+    /// ```no_run
+    /// # use scratch_client::{AreaOptions, ConnectOptions, tokio::Client};
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::connect(&ConnectOptions::default()).await?;
+    /// // As `scratch run` has told its command.
+    /// let (id, path) = (std::env::var("SCRATCHD_LEASE")?, std::env::var_os("TMPDIR"));
+    /// let lease = client.lease(&id, path.as_ref().map(AsRef::as_ref));
+    /// let file = lease.file(&AreaOptions::default()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lease(&self, id: &str, path: Option<&Path>) -> Lease {
+        Lease::new(self.broker.lease(id, path))
+    }
+
     /// Ends a lease, whatever holds it; returns when its directory is out of the name space.
     ///
     /// # Errors

@@ -132,11 +132,11 @@ impl Connection {
         Ok(ask!(&self.client, attach(lease(request), &holder)).map(|id| (json!({"holder": {"id": id}}), Vec::new())))
     }
 
-    fn delegate(&self, request: &Value) -> Called {
+    fn delegate(&mut self, request: &Value) -> Called {
         let limits = requests::limits(&request["limits"]);
         let channel = match lease(request) {
             "" => ask!(&self.client, delegate(limits)),
-            id => ask!(self.guard(id)?, delegate(limits)),
+            id => ask!(self.lease(id), delegate(limits)),
         };
         Ok(channel.map(|channel| (json!({}), vec![channel.into()])))
     }
@@ -170,7 +170,7 @@ impl Connection {
     fn file(&mut self, id: &str, options: &AreaOptions) -> Called {
         let made = match id {
             "" => get!(&self.client, file(options)),
-            id => get!(self.guard(id)?, file(options)),
+            id => get!(self.lease(id), file(options)),
         };
         Ok(made.map(|file| self.made(id, options, vec![Area::File(file)])))
     }
@@ -178,18 +178,18 @@ impl Connection {
     fn directory(&mut self, id: &str, options: &AreaOptions) -> Called {
         let made = match id {
             "" => get!(&self.client, directory(options)),
-            id => get!(self.guard(id)?, directory(options)),
+            id => get!(self.lease(id), directory(options)),
         };
         Ok(made.map(|directory| self.made(id, options, vec![Area::Directory(directory)])))
     }
 
     fn file_in(&mut self, id: &str, path: &Path, options: &AreaOptions) -> Called {
-        let made = get!(self.guard(id)?, file_in(path, options));
+        let made = get!(self.lease(id), file_in(path, options));
         Ok(made.map(|file| self.made_elsewhere(id, Area::File(file))))
     }
 
     fn directory_in(&mut self, id: &str, path: &Path, options: &AreaOptions) -> Called {
-        let made = get!(self.guard(id)?, directory_in(path, options));
+        let made = get!(self.lease(id), directory_in(path, options));
         Ok(made.map(|directory| self.made_elsewhere(id, Area::Directory(directory))))
     }
 
@@ -199,7 +199,7 @@ impl Connection {
         }
         let made = match id {
             "" => get_all!(&self.client, files(options, count)),
-            id => get_all!(self.guard(id)?, files(options, count)),
+            id => get_all!(self.lease(id), files(options, count)),
         };
         Ok(made.map(|files: Vec<_>| self.made(id, options, files.into_iter().map(Area::File).collect())))
     }
@@ -210,10 +210,10 @@ impl Connection {
             ("", "KIND_ANONYMOUS", Some(count)) => ask!(&self.client, anonymous_files(count)),
             // One at a time.
             ("", _, count) => (0..count.unwrap_or(1)).map(|_| ask!(&self.client, memory())).collect(),
-            (id, "KIND_ANONYMOUS", None) => ask!(self.guard(id)?, anonymous()).map(|file| vec![file]),
-            (id, "KIND_ANONYMOUS", Some(count)) => ask!(self.guard(id)?, anonymous_files(count)),
+            (id, "KIND_ANONYMOUS", None) => ask!(self.lease(id), anonymous()).map(|file| vec![file]),
+            (id, "KIND_ANONYMOUS", Some(count)) => ask!(self.lease(id), anonymous_files(count)),
             (id, _, count) => {
-                let lease = self.guard(id)?;
+                let lease = self.lease(id);
                 (0..count.unwrap_or(1)).map(|_| ask!(lease, memory())).collect()
             }
         };
@@ -259,7 +259,7 @@ impl Connection {
         let existed = match (self.take_area(request), lease(request)) {
             (Some((_, area)), _) => area.close().map(|()| true),
             (None, "") => ask!(&self.client, release(&path)),
-            (None, id) => ask!(self.guard(id)?, release(&path)),
+            (None, id) => ask!(self.lease(id), release(&path)),
         };
         Ok(existed.map(|existed| (json!({"existed": existed}), Vec::new())))
     }
@@ -278,7 +278,7 @@ impl Connection {
                 failed.error
             }),
             (None, "") => ask!(&self.client, persist(&path, &directory, &name, replace)),
-            (None, id) => ask!(self.guard(id)?, persist(&path, &directory, &name, replace)),
+            (None, id) => ask!(self.lease(id), persist(&path, &directory, &name, replace)),
         };
         Ok(copied.map(|copied| (json!({"copied": copied}), Vec::new())))
     }
@@ -293,8 +293,13 @@ impl Connection {
         self.areas.remove_entry(&place?)
     }
 
-    fn guard(&self, id: &str) -> Result<&Lease, Stop> {
-        self.leases.get(id).ok_or_else(|| Stop::NoWord("areas and channels are a guard's to make".to_owned()))
+    /// The guard that it has, or one of another's lease, which ends nothing.
+    fn lease(&mut self, id: &str) -> &Lease {
+        let client = &self.client;
+        self.leases.entry(id.to_owned()).or_insert_with(|| match client {
+            Of::Blocking(client) => Of::Blocking(client.lease(id, None)),
+            Of::Async(client) => Of::Async(client.lease(id, None)),
+        })
     }
 }
 

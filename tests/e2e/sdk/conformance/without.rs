@@ -21,7 +21,6 @@ const ALL: &[usize] = &[];
 const PACKETS: &str = "the SDK sends no packets but its own";
 const RESENDS: &str = "the SDK itself says that it sends again";
 const TYPES: &str = "no such request can be formed";
-const OTHERS: &str = "what makes something under a lease is its guard";
 const DESCRIPTORS: &str = "what rides along is the SDK's to say";
 
 pub(super) const WITHOUT: &[Without] = &[
@@ -33,13 +32,10 @@ pub(super) const WITHOUT: &[Without] = &[
     Without("kinds that are none", ALL, "a kind is a method"),
     Without("a directory's descriptor", ALL, "a directory comes without one"),
     Without("what a delegated channel may not", &[6, 8], TYPES),
-    Without("its worker's other leases are not there", &[5, 6, 8, 11, 12, 14, 17, 18, 20], OTHERS),
     Without("more descriptors than the broker may have", &[2], "a directory comes without a descriptor, one at a time"),
     Without("a packet that is no request", ALL, PACKETS),
     Without("a packet that is too large", ALL, PACKETS),
     Without("a bad request ends nothing", ALL, PACKETS),
-    Without("a lease outlives the connection that asked for it", &[4], OTHERS),
-    Without("the connection holds the lease", &[3], OTHERS),
     Without("what is no cgroup's directory can't hold a lease as one", &[4], TYPES),
     Without("a holder without kind, and a ttl holder without ttl", ALL, TYPES),
     Without("descriptors that can't hold anything", &[1, 4], TYPES),
@@ -55,8 +51,8 @@ pub(super) const WITHOUT: &[Without] = &[
     Without("a handle of the lease's directory", ALL, "the SDK opens it where it may"),
     Without(
         "another tenant's lease is an unknown one",
-        &[8, 9, 10, 11, 12, 13, 14, 15],
-        "what makes something under a lease is its guard; who looks at it is no client of the SDK",
+        &[10, 11, 12, 13, 14, 15],
+        "who looks at it is no client of the SDK",
     ),
     Without("a grace is as long as the configuration allows", &[2], TYPES),
     Without("what can't be persisted", &[5, 10, 11], TYPES),
@@ -65,7 +61,6 @@ pub(super) const WITHOUT: &[Without] = &[
         &[3, 5],
         "closing its descriptor is all there is",
     ),
-    Without("no lease to release from", &[2], OTHERS),
     Without("something is mounted in it", &[8, 9, 12], "release() is answered when it is out of the name space"),
     Without("tickets that are none", ALL, "tickets are for clients of gRPC"),
 ];

@@ -249,3 +249,29 @@ fn anothers_lease_is_worked_in_by_its_id() {
         assert!(!path(&lease).exists(), "{create:?}");
     });
 }
+
+#[test]
+fn a_slash_at_the_end_of_a_target_is_a_directorys() {
+    both_ways("sdk::inside::a_slash_at_the_end_of_a_target_is_a_directorys", |broker, create| {
+        let client = client(broker, create);
+        let lease = grant(&client);
+        let at = |name: &str| PathBuf::from(format!("{}/{name}", broker.place().display()));
+        for target in ["free/", "taken//"] {
+            let directory = lease.directory(&AreaOptions::default()).expect("a directory is made");
+            fs::write(directory.path().expect("it has a path").join("in it"), "").expect("it is ours");
+            if target.starts_with("taken") {
+                fs::create_dir(at(target)).expect("a place is writable");
+            }
+            directory.persist_to(at(target), Replace::Always).expect("an empty directory is replaced");
+            assert!(at(target).join("in it").is_file(), "{create:?}: {target}");
+            let file = lease.file(&AreaOptions::default()).expect("a file is made");
+            let refused = file.persist_to(at(target), Replace::Never).expect_err("it is taken");
+            assert_eq!(kind(refused.error), ErrorKind::AlreadyExists, "{create:?}: {target}");
+            let refused = refused.guard.persist_to(at(target), Replace::Always).expect_err("it is a file");
+            assert_eq!(kind(refused.error), ErrorKind::NotADirectory, "{create:?}: {target}");
+        }
+        let directory = lease.directory(&AreaOptions::default()).expect("a directory is made");
+        let refused = directory.persist_to(at("no/."), Replace::Always).expect_err("it is no name");
+        assert!(!at("no").exists() && refused.guard.path().is_some_and(Path::exists), "{create:?}");
+    });
+}

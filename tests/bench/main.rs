@@ -7,6 +7,7 @@ mod echo;
 mod grpc;
 mod measure;
 mod neighbours;
+mod python;
 mod trees;
 
 use std::path::{Path, PathBuf};
@@ -84,6 +85,7 @@ const CASES: &[Case] = &[
     (&["release-tree", "reap-tree-wall", "reap-tree-cpu"], trees::trees),
     (&["sigkill-gone-p99"], |site| vec![channel::sigkill_gone(site)]),
     (&["neighbour-p99"], neighbours::neighbour),
+    (&["python-mkstemp", "python-named", "python-directory", "python-import"], python::rows),
 ];
 
 fn main() -> ExitCode {

@@ -11,6 +11,9 @@ use scratch_tests::{
 };
 use serde_json::{Map, Value};
 
+/// Who runs the table.
+const PLAIN: &str = "plain";
+const SDK: &str = "sdk";
 /// Which test shows the reasons that the table has not.
 const ELSEWHERE: &str = "elsewhere.json";
 /// Of a pool whose leases are in memory.
@@ -37,15 +40,19 @@ pub(crate) fn tables() -> Vec<Table> {
     names_in(&directory).into_iter().filter(is_table).filter(|name| name != ELSEWHERE).map(read).collect()
 }
 
-fn runner(python: &Path) -> Command {
+/// By the plain client, or `sdk`, by that of the Python SDK.
+fn runner(python: &Path, by: &str) -> Command {
     let mut runner = Command::new(python);
     runner.arg(source_tree().join("tests/python/conformance.py"));
+    if by == SDK {
+        runner.env("CONFORMANCE_BY", by).env("PYTHONPATH", source_tree().join("sdk/python/src"));
+    }
     runner
 }
 
 /// Runs these files; what the runner can't do here is left out by its own words.
-fn run(test: &str, python: &Path, broker: &Broker, files: &[PathBuf]) -> bool {
-    let mut runner = runner(python);
+fn run(test: &str, (python, by): (&Path, &str), broker: &Broker, files: &[PathBuf]) -> bool {
+    let mut runner = runner(python, by);
     runner.args(files).env("SCRATCHD_RUNTIME_DIR", broker.runtime_dir()).stdout(Stdio::piped());
     let mut runner = runner.spawn().expect("python was there a moment ago");
     for line in BufReader::new(runner.stdout.take().expect("stdout is piped")).lines() {
@@ -64,37 +71,55 @@ fn the_table_is_whole() {
     contained(test, || {
         let Some(python) = python(test) else { return };
         let files = tables().into_iter().map(|table| table.path);
-        let status = runner(&python).arg("--check").args(files).status().expect("python was there a moment ago");
+        let status = runner(&python, PLAIN).arg("--check").args(files).status().expect("python was there a moment ago");
         assert!(status.success(), "{status}");
     });
 }
 
-#[test]
-fn with_any_broker() {
-    let test = "conformance::with_any_broker";
+/// All files that any broker will do for.
+fn with_one(test: &str, by: &str) {
     contained(test, || {
         let Some(python) = python(test) else { return };
         let broker = Broker::start(Options::default());
         let files: Vec<PathBuf> = tables().into_iter().filter(|t| t.broker.is_none()).map(|t| t.path).collect();
-        assert!(run(test, &python, &broker, &files), "not every case held");
+        assert!(run(test, (&python, by), &broker, &files), "not every case held");
         eventually(DEADLINE, "nothing is left of any case", || names_in(broker.pool_root()) == [".scratch"]);
     });
 }
 
-#[test]
-fn with_a_broker_of_its_own() {
-    let test = "conformance::with_a_broker_of_its_own";
+/// Each other file with the broker that it asks for.
+fn with_its_own(test: &str, by: &str) {
     contained(test, || {
         let Some(python) = python(test) else { return };
         let mut failed = Vec::new();
         for Table { path, broker } in tables() {
             let Some(broker) = broker.and_then(|wanted| started(test, &wanted)) else { continue };
-            if !run(test, &python, &broker, std::slice::from_ref(&path)) {
+            if !run(test, (&python, by), &broker, std::slice::from_ref(&path)) {
                 failed.push(path);
             }
         }
         assert!(failed.is_empty(), "not every case held: {failed:?}");
     });
+}
+
+#[test]
+fn with_any_broker() {
+    with_one("conformance::with_any_broker", PLAIN);
+}
+
+#[test]
+fn with_a_broker_of_its_own() {
+    with_its_own("conformance::with_a_broker_of_its_own", PLAIN);
+}
+
+#[test]
+fn by_the_python_sdk_with_any_broker() {
+    with_one("conformance::by_the_python_sdk_with_any_broker", SDK);
+}
+
+#[test]
+fn by_the_python_sdk_with_a_broker_of_its_own() {
+    with_its_own("conformance::by_the_python_sdk_with_a_broker_of_its_own", SDK);
 }
 
 /// The broker that a file asks for, or the file is left out.

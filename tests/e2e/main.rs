@@ -36,6 +36,7 @@ mod pools;
 mod ported;
 mod programs;
 mod protocol;
+mod python;
 mod quota;
 mod readme;
 mod regressions;

@@ -5,6 +5,8 @@ mod aio;
 mod behaviours;
 mod conformance;
 mod delegated;
+mod forked;
+mod inside;
 mod killed;
 mod lasting;
 mod modes;

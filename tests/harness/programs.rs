@@ -97,7 +97,8 @@ pub fn installed(test: &str, program: &str) -> bool {
 }
 
 /// What tests/python/requirements.txt has.
-const PACKAGES: &str = "import google.protobuf, google.rpc, grpc, grpc_health, grpc_reflection, grpc_tools";
+const PACKAGES: &str =
+    "import google.protobuf, google.rpc, grpc, grpc_health, grpc_reflection, grpc_tools, mypy, setuptools";
 
 /// A Python with the packages of the tests, or the test is left out. `cargo xtask test` prepares one.
 #[must_use]

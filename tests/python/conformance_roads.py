@@ -12,6 +12,8 @@ from scratch_channel import Channel, Closed, Refused
 from scratch_grpc import Grpc
 
 ROADS = ("channel", "grpc")
+# The Python SDK is tested: it takes the place of the plain client, and gRPC is left to others.
+BY_SDK = os.environ.get("CONFORMANCE_BY") == "sdk"
 
 
 @dataclasses.dataclass
@@ -58,6 +60,10 @@ class ChannelRoad:
         self.channel.send_raw(packet)
         response, _ = self.channel.recv()
         return response
+
+    def first_word(self):
+        """What the broker says before anything was asked."""
+        return self.channel.recv()[0]
 
     def is_closed(self):
         """Waits for the end of the connection, which must come next."""
@@ -125,4 +131,14 @@ class GrpcRoad:
 
 def connect(road, stubs, descriptor=None):
     """A new connection; by a descriptor, a delegated channel."""
-    return ChannelRoad(stubs, descriptor) if road == "channel" else GrpcRoad(stubs)
+    if road == "grpc":
+        return GrpcRoad(stubs)
+    if not BY_SDK:
+        return ChannelRoad(stubs, descriptor)
+    # Only where it is what is tested: nothing else needs it.
+    from conformance_sdk import SdkRoad
+
+    def answer(reply, received):
+        return Answer(to_json(reply), received)
+
+    return SdkRoad(stubs, os.environ["SCRATCHD_RUNTIME_DIR"], operation, answer, descriptor)

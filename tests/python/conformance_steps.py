@@ -242,7 +242,7 @@ class Case:
             connection = connect(road, self.stubs, descriptor)
         self.things[step["open"]] = connection
         if "expect" in step:
-            self.of_broker(step["expect"], connection, connection.channel.recv()[0])
+            self.of_broker(step["expect"], connection, connection.first_word())
 
     def close(self, step):
         self.things.pop(step["close"]).close()

@@ -2,12 +2,14 @@
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 use scratch_fs::{FsError, NamePattern, Naming};
-use scratch_proto::v1::{CreateRequest, Kind};
+use scratch_proto::v1::{CreateRequest, Kind, Where, r#where};
 
 use crate::ClientError;
+use crate::spot::check_directory;
 
 /// Who makes named and anonymous files and directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +33,14 @@ pub struct AreaOptions {
     pub name: Option<OsString>,
     /// Permission bits, 0777 at most, exact whatever the umask. Absent: 0600 for files, 0700 for directories.
     pub mode: Option<u32>,
+    /// In this directory, which is in the lease's own: its path below that one, as `build/cache`. No `.`, no `..`, and no symbolic
+    /// link on the way. Absent: in the lease's own.
+    pub inside: Option<PathBuf>,
 }
 
 impl Default for AreaOptions {
     fn default() -> Self {
-        Self { prefix: "tmp".into(), suffix: OsString::new(), random_chars: 8, name: None, mode: None }
+        Self { prefix: "tmp".into(), suffix: OsString::new(), random_chars: 8, name: None, mode: None, inside: None }
     }
 }
 
@@ -64,14 +69,21 @@ impl AreaOptions {
         Ok(NamePattern::new(self.prefix.as_bytes(), self.suffix.as_bytes(), self.random_chars)?)
     }
 
+    /// The directory that it is made in; none: the lease's own.
+    pub(crate) fn directory(&self) -> Result<Option<CString>, ClientError> {
+        Ok(self.inside.as_deref().map(check_directory).transpose()?)
+    }
+
     /// The part of a request that is the same for all kinds.
     pub(crate) fn request(&self, lease: &str, kind: Kind) -> CreateRequest {
+        let inside = self.inside.as_ref().map(|inside| inside.as_os_str().as_bytes().to_vec());
         CreateRequest {
             lease: lease.to_owned(),
             kind: kind.into(),
             prefix: Some(self.prefix.as_bytes().to_vec()),
             suffix: self.suffix.as_bytes().to_vec(),
             mode: self.mode,
+            r#where: inside.map(|inside| Where { kind: Some(r#where::Kind::Directory(inside)) }),
             ..CreateRequest::default()
         }
     }

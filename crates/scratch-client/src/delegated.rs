@@ -71,7 +71,7 @@ impl<W: Wait> Broker<W> {
     /// A channel for another process, confined to a new lease below this one.
     pub(crate) async fn delegate(&self, lease: &str, limits: Limits) -> Result<OwnedFd, ClientError> {
         let op = Op::Delegate(DelegateRequest { lease: lease.to_owned(), limits: limits.wire() });
-        let answer = self.call(op, &[]).await?;
+        let answer = self.call_under(lease, op, &[]).await?;
         match (answer.reply, answer.descriptors.into_iter().next()) {
             (Reply::Delegate(_), Some(channel)) => Ok(channel),
             _ => Err(ClientError::Protocol("no answer to Delegate")),

@@ -77,7 +77,7 @@ pub enum ClientError {
     /// An area could not be made in the lease's directory.
     #[error(transparent)]
     Create(#[from] FsError),
-    /// A prefix, suffix or name that can't be one.
+    /// A prefix, suffix, name or path below a lease that can't be one.
     #[error(transparent)]
     Name(#[from] NameError),
     /// The broker refused, and changed nothing.

@@ -28,6 +28,8 @@ pub enum Holder {
     Other(Pidfd),
     /// A cgroup: until its last process has gone, or the cgroup. One that has none yet does not end before its first.
     Cgroup(CgroupDirectory),
+    /// Whoever has the other end of this Unix socket pair: until every copy of that is closed.
+    Descriptor(SocketEnd),
     /// Until it is detached; for root and the admin group.
     Hold,
 }
@@ -71,6 +73,38 @@ impl PartialEq for CgroupDirectory {
 
 impl Eq for CgroupDirectory {}
 
+/// One end of a Unix socket pair of streams. Nothing is read from it or written to it.
+///
+/// ```no_run
+/// use std::os::unix::net::UnixStream;
+/// use scratch_client::{Client, ConnectOptions, GrantOptions, Holder, SocketEnd};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (near, far) = UnixStream::pair()?;
+/// let holders = vec![Holder::Descriptor(SocketEnd::from(far))];
+/// let lease = Client::connect_or_start(&ConnectOptions::default())?.grant(&GrantOptions { holders, ..Default::default() })?;
+/// lease.leave();
+/// drop(near); // ends it, if no child has inherited a copy
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct SocketEnd(Arc<OwnedFd>);
+
+impl<S: Into<OwnedFd>> From<S> for SocketEnd {
+    fn from(end: S) -> Self {
+        Self(Arc::new(end.into()))
+    }
+}
+
+impl PartialEq for SocketEnd {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for SocketEnd {}
+
 /// A process that is held, so that its number can't become another's meanwhile.
 #[derive(Debug, Clone)]
 pub struct Pidfd(Arc<OwnedFd>);
@@ -104,6 +138,7 @@ impl Holder {
             Self::Ttl(ttl) => Kind::Ttl(TtlHolder { ttl: Some(duration(*ttl)?) }),
             Self::Other(_) => Kind::Process(ProcessHolder { fd: true }),
             Self::Cgroup(directory) => Kind::Cgroup(CgroupHolder { fd: true, kill: directory.kill }),
+            Self::Descriptor(_) => Kind::Descriptor(DescriptorHolder { fd: true }),
             Self::Hold => Kind::Hold(HoldHolder {}),
         };
         Ok(HolderSpec { kind: Some(kind) })
@@ -114,6 +149,7 @@ impl Holder {
         match self {
             Self::Other(process) => Some(process.0.as_fd()),
             Self::Cgroup(directory) => Some(directory.directory.as_fd()),
+            Self::Descriptor(end) => Some(end.0.as_fd()),
             Self::Process | Self::Connection | Self::Ttl(_) | Self::Hold => None,
         }
     }

@@ -1,27 +1,34 @@
 //! Leases: granting one, what holds it, renewing and ending it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::mem;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
-use scratch_proto::v1::{AttachRequest, DetachRequest, GrantRequest, HolderSpec, KeepAliveRequest, PingRequest};
+use scratch_proto::v1::{
+    AttachRequest, DetachRequest, GrantRequest, GrantResponse, HolderSpec, KeepAliveRequest, PingRequest,
+    RevokeRequest, Wait as WireWait,
+};
 
 use crate::broker::Broker;
 use crate::holder::{Holder, duration};
 use crate::owed::{Undo, revoke};
+use crate::packet::Answer;
 use crate::reconnect::attach_connection;
 use crate::site::Site;
 use crate::tenure::Tenure;
 use crate::wait::Wait;
 use crate::{ClientError, Limits};
+
+/// Nothing is made any more under a lease of which one of these is said.
+const IS_OVER: [&str; 3] = ["LEASE_UNKNOWN", "LEASE_ENDING", "LEASE_LOST"];
 
 /// What a lease is to be like. The default: held by this process, in the first pool, for as long as it takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,7 +77,7 @@ pub(crate) struct Held<W: Wait> {
     broker: Arc<Broker<W>>,
     pub(crate) tenure: Arc<Tenure>,
     pub(crate) mount: Option<Mount>,
-    /// The process whose duty it is; none when the guard was given up.
+    /// The process whose duty it is; none when the guard was given up, or never was one.
     guarded_by: Option<u32>,
 }
 
@@ -109,6 +116,23 @@ impl<W: Wait> Broker<W> {
             // The first one arrived; its answer was lost.
             Err(error) if course.resent && error.is_refusal("LEASE_UNKNOWN") => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// One that is there already. A path that is another's is left aside: each is called by its lease's id.
+    pub(crate) fn lease(self: &Arc<Self>, id: &str, path: Option<&Path>) -> Held<W> {
+        let path = path.filter(|path| path.is_absolute() && path.file_name() == Some(OsStr::new(id)));
+        let path = path.map(|path| path.as_os_str().as_bytes().to_vec()).unwrap_or_default();
+        let tenure = Tenure::new(GrantResponse { id: id.to_owned(), path, ..GrantResponse::default() });
+        Held { broker: Arc::clone(self), tenure: Arc::new(tenure), mount: None, guarded_by: None }
+    }
+
+    /// Ends it, and gives what became debt instead of being freed.
+    pub(crate) async fn revoke_until_freed(&self, lease: &str) -> Result<Vec<String>, ClientError> {
+        let request = RevokeRequest { lease: lease.to_owned(), wait: WireWait::Freed.into() };
+        match self.call(Op::Revoke(request), &[]).await?.reply {
+            Reply::Revoke(revoked) => Ok(revoked.debt),
+            _ => Err(ClientError::Protocol("no answer to Revoke")),
         }
     }
 
@@ -171,8 +195,33 @@ impl<W: Wait> Broker<W> {
         Ok(own)
     }
 
+    /// The own lease, if there is one already; else the lease without a name, which on no connection but a delegated channel
+    /// the broker knows.
+    pub(crate) fn own_or_none(&self) -> Arc<Tenure> {
+        self.state().own.clone().unwrap_or_else(|| Arc::new(Tenure::new(GrantResponse::default())))
+    }
+
+    pub(crate) fn own_id(&self) -> Option<String> {
+        self.state().own.as_ref().map(|own| own.id.clone()).filter(|id| !id.is_empty())
+    }
+
+    /// A call about this lease. If it was this client's own and has ended, it is so no more.
+    pub(crate) async fn call_under(
+        &self,
+        lease: &str,
+        op: Op,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Answer, ClientError> {
+        let answer = self.call(op, descriptors).await;
+        let is_over = |error: &ClientError| IS_OVER.iter().any(|reason| error.is_refusal(reason));
+        if answer.as_ref().is_err_and(is_over) {
+            self.forget_own(lease);
+        }
+        answer
+    }
+
     /// It has ended though this process lives: somebody revoked it. The next area gets another; a delegated channel has none.
-    pub(crate) fn forget_own(&self, lease: &str) {
+    fn forget_own(&self, lease: &str) {
         if !self.is_delegated {
             self.state().own.take_if(|own| own.id == lease);
         }
@@ -227,6 +276,14 @@ impl<W: Wait> Held<W> {
     pub(crate) async fn revoke(mut self) -> Result<(), ClientError> {
         self.broker.forget(&self.tenure.id);
         let result = self.broker.revoke(&self.tenure.id).await;
+        self.guarded_by = None;
+        result
+    }
+
+    /// The same, until it is freed.
+    pub(crate) async fn revoke_until_freed(mut self) -> Result<Vec<String>, ClientError> {
+        self.broker.forget(&self.tenure.id);
+        let result = self.broker.revoke_until_freed(&self.tenure.id).await;
         self.guarded_by = None;
         result
     }

@@ -22,7 +22,7 @@
 //! | a call | blocks its thread | is a future, which may be dropped at any point |
 //! | many at once | threads share a clone's connection | so do tasks |
 //! | a guard that is dropped | waits until what it guards is out of the name space, a few seconds at most | tells the broker, and waits for nothing |
-//! | `close`, `revoke` | wait and report | so do their futures |
+//! | `close`, `revoke`, `revoke_until_freed` | wait and report | so do their futures |
 //! | needs | nothing | a tokio runtime with I/O and time; it starts none, and no task |
 //!
 //! ```no_run
@@ -42,6 +42,29 @@
 //! # A lease for a piece of work
 //! A [`Scope`] groups what a request or a job makes: files and directories with guards, paths that stay until the scope ends,
 //! secrets. [`Scope::cleanup_all`] removes it all at once, however much it is; [`Scope::run`] does so when the work fails.
+//!
+//! # In a lease's directory
+//! [`AreaOptions::inside`] makes areas in directories of it. What a process, or a tool that it runs, has made there by itself goes by
+//! its path: [`Lease::release`] takes it away, a directory with all that is in it, and [`Lease::persist`] moves it out for good.
+//!
+//! ```
+//! use scratch_client::{AreaOptions, Client, ConnectOptions, GrantOptions, Replace};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let lease = Client::connect_or_start(&ConnectOptions::default())?.grant(&GrantOptions::default())?;
+//! let build = lease.directory(&AreaOptions { name: Some("build".into()), ..AreaOptions::default() })?;
+//! let list = lease.file(&AreaOptions { inside: Some("build".into()), ..AreaOptions::default() })?;
+//! assert_eq!(list.path().and_then(|path| path.parent()), build.path());
+//!
+//! // A tool makes something there.
+//! std::fs::create_dir(build.path().ok_or("a lease without a path")?.join("site"))?;
+//! # let target = scratch_client::temp::TempDir::new()?;
+//! # let srv = target.path();
+//! lease.persist("build/site", std::fs::File::open(srv)?, "site", Replace::Never)?;
+//! assert!(srv.join("site").is_dir());
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Renewing, and having some in stock
 //! A lease that a ttl holds outlives its process by no more than that. [`Lease::renew_in_background`] renews it, by a thread that
@@ -97,6 +120,8 @@ mod renewal;
 mod scope;
 mod session;
 mod site;
+mod spot;
+mod standing;
 mod stock;
 mod table;
 pub mod temp;
@@ -111,7 +136,7 @@ pub use blocking::{Client, Directory, Lease, NamedFile, Renewal, Scope, Stock};
 pub use connect::ConnectOptions;
 pub use delegated::Limits;
 pub use error::ClientError;
-pub use holder::{CgroupDirectory, Holder, Pidfd};
+pub use holder::{CgroupDirectory, Holder, Pidfd, SocketEnd};
 pub use lease::{GrantOptions, Mount};
 pub use named::{PersistError, Replace};
 pub use scope::{Left, ScopeError, ScopeOptions};

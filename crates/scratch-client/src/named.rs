@@ -12,13 +12,13 @@ use rustix::io::Errno;
 use scratch_fs::NamePattern;
 use scratch_proto::v1::channel_request::Op;
 use scratch_proto::v1::channel_response::Result as Reply;
-use scratch_proto::v1::{PersistRequest, Replace as WireReplace};
 
 use crate::ClientError;
-use crate::area::CreateMode;
 use crate::broker::Broker;
 use crate::owed::release;
 use crate::packet::Answer;
+use crate::site::Site;
+use crate::spot::Spot;
 use crate::tenure::Tenure;
 use crate::wait::Wait;
 
@@ -73,25 +73,36 @@ struct Aside<'a> {
 pub(crate) struct Named<W: Wait> {
     broker: Arc<Broker<W>>,
     tenure: Arc<Tenure>,
-    name: CString,
+    spot: Spot,
     path: Option<PathBuf>,
     maker: Maker,
     /// Where it is, if not in the lease's directory.
     elsewhere: Option<Elsewhere>,
+    /// The caller named the directory of the lease that it is in: kept, it stays there.
+    is_at_home: bool,
     /// The process whose duty it is; none when the guard was given up.
     guarded_by: Option<u32>,
 }
 
 impl<W: Wait> Named<W> {
-    pub(crate) fn new(broker: Arc<Broker<W>>, tenure: Arc<Tenure>, name: CString, maker: Maker) -> Self {
-        let path = tenure.path.as_ref().map(|path| path.join(OsStr::from_bytes(name.to_bytes())));
-        Self { broker, tenure, name, path, maker, elsewhere: None, guarded_by: Some(std::process::id()) }
+    pub(crate) fn new(broker: Arc<Broker<W>>, tenure: Arc<Tenure>, spot: Spot, maker: Maker) -> Self {
+        let path = tenure.path.as_ref().map(|path| spot.below(path));
+        Self {
+            broker,
+            tenure,
+            spot,
+            path,
+            maker,
+            elsewhere: None,
+            is_at_home: false,
+            guarded_by: Some(std::process::id()),
+        }
     }
 
     /// Made by the broker in another directory than the lease's.
     pub(crate) fn elsewhere(broker: Arc<Broker<W>>, tenure: Arc<Tenure>, name: CString, place: Elsewhere) -> Self {
         let path = place.path.join(OsStr::from_bytes(name.to_bytes()));
-        let mut named = Self::new(broker, tenure, name, Maker::Broker);
+        let mut named = Self::new(broker, tenure, Spot { inside: None, name }, Maker::Broker);
         (named.path, named.elsewhere) = (Some(path), Some(place));
         named
     }
@@ -101,7 +112,7 @@ impl<W: Wait> Named<W> {
     }
 
     pub(crate) fn name(&self) -> &OsStr {
-        OsStr::from_bytes(self.name.to_bytes())
+        OsStr::from_bytes(self.spot.name.to_bytes())
     }
 
     /// Dropped before its end the guard says it again.
@@ -123,6 +134,18 @@ impl<W: Wait> Named<W> {
         self.guarded_by = guard.then(std::process::id);
     }
 
+    /// The caller named the directory of the lease that it is in.
+    pub(crate) fn set_at_home(&mut self) {
+        self.is_at_home = true;
+    }
+
+    /// Leaves it where it is, if that is where the caller wants it.
+    pub(crate) fn stay_at_home(&mut self) -> Option<PathBuf> {
+        let path = self.path.clone().filter(|_| self.is_at_home)?;
+        self.guarded_by = None;
+        Some(path)
+    }
+
     /// Whether it is in another directory than its lease's.
     pub(crate) fn is_elsewhere(&self) -> bool {
         self.elsewhere.is_some()
@@ -136,11 +159,11 @@ impl<W: Wait> Named<W> {
         let aside = NamePattern::new(b"kept-", b"", 16)?;
         let aside = aside.draw().map_err(|errno| ClientError::io("draw", "a random name", errno))?;
         let path = elsewhere.path.clone();
-        let moved = Aside::begin(elsewhere.held.as_fd(), &self.name, &aside)
+        let moved = Aside::begin(elsewhere.held.as_fd(), &self.spot.name, &aside)
             .map_err(|errno| ClientError::io("keep", self.path().unwrap_or(&path), errno))?;
         // While the broker may still look for it under its name it must not have that.
         let is_back = if self.is_let_go().await? { moved.give_back() } else { moved.stays() };
-        let name = if is_back { self.name.clone() } else { aside.clone() };
+        let name = if is_back { &self.spot.name } else { &aside };
         self.guarded_by = None;
         Ok(path.join(OsStr::from_bytes(name.to_bytes())))
     }
@@ -154,7 +177,7 @@ impl<W: Wait> Named<W> {
     ) -> Result<bool, ClientError> {
         let name = scratch_fs::check_name(name.as_bytes())?;
         if let Some(elsewhere) = &self.elsewhere {
-            if *self.name == *name && is_same_directory(elsewhere.held.as_fd(), directory) {
+            if *self.spot.name == *name && is_same_directory(elsewhere.held.as_fd(), directory) {
                 // Its name is the one that the broker would remove.
                 let kept = self.keep_there().await?;
                 let is_named = kept.file_name() == Some(self.name());
@@ -166,21 +189,10 @@ impl<W: Wait> Named<W> {
             self.guarded_by = None;
             return Ok(false);
         }
-        let copied = !self.rename(directory, &name, replace) && self.move_by_broker(directory, name, replace).await?;
+        let site = Site::of(&self.broker, &self.tenure);
+        let copied = site.persist_spot(&self.spot, directory, name, replace).await?;
         self.guarded_by = None;
         Ok(copied)
-    }
-
-    /// Whether this process could move it itself. If not, for whatever reason, the broker's answer is the one that counts.
-    fn rename(&self, directory: BorrowedFd<'_>, name: &CStr, replace: Replace) -> bool {
-        let is_ours = self.broker.create == CreateMode::Auto;
-        let Some(from) = self.tenure.directory().filter(|_| is_ours) else { return false };
-        let flags = match replace {
-            Replace::Never => RenameFlags::NOREPLACE,
-            Replace::Always => RenameFlags::empty(),
-            Replace::Exchange => RenameFlags::EXCHANGE,
-        };
-        rustix::fs::renameat_with(from, &self.name, directory, name, flags).is_ok()
     }
 
     /// Whose directory it is, theirs is the rename; what it changes places with would be nobody's area.
@@ -191,46 +203,33 @@ impl<W: Wait> Named<W> {
         name: &CStr,
         replace: Replace,
     ) -> Result<(), ClientError> {
-        let flags = match replace {
-            Replace::Never => RenameFlags::NOREPLACE,
-            Replace::Always => RenameFlags::empty(),
-            Replace::Exchange => return Err(ClientError::io("exchange", elsewhere.path.as_path(), Errno::OPNOTSUPP)),
-        };
-        let shown = self.path().unwrap_or(&elsewhere.path);
-        rustix::fs::renameat_with(&elsewhere.held, &self.name, directory, name, flags)
-            .map_err(|errno| ClientError::io("rename", shown, errno))
-    }
-
-    async fn move_by_broker(
-        &self,
-        directory: BorrowedFd<'_>,
-        name: CString,
-        replace: Replace,
-    ) -> Result<bool, ClientError> {
-        let request = PersistRequest {
-            lease: self.tenure.id.clone(),
-            area: self.name.to_bytes().to_vec(),
-            fd: true,
-            name: name.into_bytes(),
-            replace: WireReplace::from(replace).into(),
-        };
-        match self.broker.call(Op::Persist(request), &[directory]).await?.reply {
-            Reply::Persist(persisted) => Ok(persisted.copied),
-            _ => Err(ClientError::Protocol("no answer to Persist")),
+        if replace == Replace::Exchange {
+            return Err(ClientError::io("exchange", elsewhere.path.as_path(), Errno::OPNOTSUPP));
         }
+        let shown = self.path().unwrap_or(&elsewhere.path);
+        rustix::fs::renameat_with(&elsewhere.held, &self.spot.name, directory, name, replace.flags())
+            .map_err(|errno| ClientError::io("rename", shown, errno))
     }
 
     /// Removes it, if that is up to this process.
     fn unlink(&self) -> Option<Result<(), ClientError>> {
-        let directory = self.tenure.directory().filter(|_| self.maker == Maker::Process)?;
-        Some(match rustix::fs::unlinkat(directory, &self.name, AtFlags::empty()) {
+        if self.maker == Maker::Broker {
+            return None;
+        }
+        let directory = match self.tenure.beneath(self.spot.inside.as_deref())? {
+            Ok(directory) => directory,
+            // It went with the directory that it was in.
+            Err(Errno::NOENT | Errno::NOTDIR) => return Some(Ok(())),
+            Err(_) => return None,
+        };
+        Some(match rustix::fs::unlinkat(directory, &self.spot.name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(ClientError::io("remove", self.path().unwrap_or_else(|| Path::new("")), errno)),
         })
     }
 
     async fn release(&self) -> Result<(), ClientError> {
-        match self.broker.call(self.release_op(), &[]).await {
+        match self.broker.call_under(&self.tenure.id, self.release_op(), &[]).await {
             Ok(answer) if matches!(answer.reply, Reply::Release(_)) => Ok(()),
             Ok(_) => Err(ClientError::Protocol("no answer to Release")),
             // It went with its lease.
@@ -251,8 +250,8 @@ impl<W: Wait> Named<W> {
     }
 
     fn release_op(&self) -> Op {
-        let id = self.elsewhere.as_ref().map_or_else(|| self.name.to_bytes(), |elsewhere| &elsewhere.id);
-        release(&self.tenure.id, id.to_vec())
+        let id = self.elsewhere.as_ref().map_or_else(|| self.spot.id(), |elsewhere| elsewhere.id.clone());
+        release(&self.tenure.id, id)
     }
 }
 
@@ -300,14 +299,4 @@ impl<W: Wait> Drop for Named<W> {
 fn is_same_directory(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     let place = |directory| rustix::fs::fstat(directory).map(|found| (found.st_dev, found.st_ino));
     place(one).is_ok_and(|one| place(other).is_ok_and(|other| one == other))
-}
-
-impl From<Replace> for WireReplace {
-    fn from(replace: Replace) -> Self {
-        match replace {
-            Replace::Never => Self::Never,
-            Replace::Always => Self::Always,
-            Replace::Exchange => Self::Exchange,
-        }
-    }
 }

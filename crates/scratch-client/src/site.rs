@@ -1,6 +1,6 @@
 //! Making areas: in the lease's directory by this process itself where it can, else through the broker.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -18,6 +18,7 @@ use crate::ClientError;
 use crate::area::{AreaOptions, CreateMode};
 use crate::broker::Broker;
 use crate::named::{Elsewhere, Maker, Named};
+use crate::spot::Spot;
 use crate::tenure::Tenure;
 use crate::wait::Wait;
 
@@ -27,8 +28,8 @@ const NAMES_MAX: usize = 10_000;
 /// Where areas are made, and by whom.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Site<'a, W: Wait> {
-    broker: &'a Arc<Broker<W>>,
-    tenure: &'a Arc<Tenure>,
+    pub(crate) broker: &'a Arc<Broker<W>>,
+    pub(crate) tenure: &'a Arc<Tenure>,
 }
 
 impl<'a, W: Wait> Site<'a, W> {
@@ -37,20 +38,22 @@ impl<'a, W: Wait> Site<'a, W> {
     }
 
     pub(crate) async fn file(self, options: &AreaOptions) -> Result<(File, Named<W>), ClientError> {
-        let mode = options.mode.unwrap_or(0o600);
-        if let Some((file, name)) =
-            self.here(|directory| options.named(|naming| scratch_fs::create_file(directory, naming, mode)))?
-        {
-            return Ok((file.into(), self.guard(name, Maker::Process)));
+        let (mode, inside) = (options.mode.unwrap_or(0o600), options.directory()?);
+        let made = self.here(inside.as_deref(), |directory| {
+            options.named(|naming| scratch_fs::create_file(directory, naming, mode))
+        });
+        if let Some((file, name)) = made? {
+            return Ok((file.into(), self.guard(Spot { inside, name }, Maker::Process)));
         }
         let (name, file) = self.through_broker(Kind::File, options).await?;
-        let named = self.guard(name, Maker::Broker);
+        let named = self.guard(Spot { inside, name }, Maker::Broker);
         let file = file.ok_or(ClientError::Protocol("a file without a descriptor"))?;
         Ok((file.into(), named))
     }
 
     pub(crate) async fn files(self, options: &AreaOptions, count: u32) -> Result<Vec<(File, Named<W>)>, ClientError> {
         let options = AreaOptions { name: None, ..options.clone() };
+        let inside = options.directory()?;
         let mut files = Vec::new();
         if self.is_here() {
             for _ in 0..count {
@@ -62,22 +65,23 @@ impl<'a, W: Wait> Site<'a, W> {
         for count in batches(count) {
             for (name, file) in self.batch(Kind::File, &options, count).await? {
                 let name = CString::new(name).map_err(|_| ClientError::Protocol("a name with a NUL"))?;
-                files.push((file.into(), self.guard(name, Maker::Broker)));
+                files.push((file.into(), self.guard(Spot { inside: inside.clone(), name }, Maker::Broker)));
             }
         }
         Ok(files)
     }
 
     pub(crate) async fn directory(self, options: &AreaOptions) -> Result<Named<W>, ClientError> {
-        let mode = options.mode.unwrap_or(0o700);
-        if let Some(name) =
-            self.here(|directory| options.named(|naming| scratch_fs::create_directory(directory, naming, mode)))?
-        {
-            // Its removal is the broker's all the same: one rename instead of a walk.
-            return Ok(self.guard(name, Maker::Broker));
-        }
-        let (name, _) = self.through_broker(Kind::Directory, options).await?;
-        Ok(self.guard(name, Maker::Broker))
+        let (mode, inside) = (options.mode.unwrap_or(0o700), options.directory()?);
+        let made = self.here(inside.as_deref(), |directory| {
+            options.named(|naming| scratch_fs::create_directory(directory, naming, mode))
+        });
+        let name = match made? {
+            Some(name) => name,
+            None => self.through_broker(Kind::Directory, options).await?.0,
+        };
+        // Its removal is the broker's in any case: one rename instead of a walk.
+        Ok(self.guard(Spot { inside, name }, Maker::Broker))
     }
 
     /// A file or directory in a directory of this user's own, outside of any lease, with a file's descriptor.
@@ -124,7 +128,7 @@ impl<'a, W: Wait> Site<'a, W> {
     }
 
     pub(crate) async fn anonymous(self) -> Result<File, ClientError> {
-        match self.here(|directory| Ok(scratch_fs::create_anonymous(directory, 0o600)?))? {
+        match self.here(None, |directory| Ok(scratch_fs::create_anonymous(directory, 0o600)?))? {
             Some(file) => Ok(file.into()),
             None => self.single(Kind::Anonymous).await,
         }
@@ -147,7 +151,7 @@ impl<'a, W: Wait> Site<'a, W> {
 
     /// One where this process makes it itself, else so many in one round trip.
     pub(crate) async fn stock(self, count: u32) -> Result<Vec<File>, ClientError> {
-        if let Some(file) = self.here(|directory| Ok(scratch_fs::create_anonymous(directory, 0o600)?))? {
+        if let Some(file) = self.here(None, |directory| Ok(scratch_fs::create_anonymous(directory, 0o600)?))? {
             return Ok(vec![file.into()]);
         }
         let made = self.batch(Kind::Anonymous, &AreaOptions::default(), count).await?;
@@ -166,12 +170,17 @@ impl<'a, W: Wait> Site<'a, W> {
     }
 
     /// Makes it in this process; nothing where that is not wanted or not allowed.
-    fn here<T>(self, make: impl FnOnce(BorrowedFd<'_>) -> Result<T, ClientError>) -> Result<Option<T>, ClientError> {
-        if !self.is_here() {
+    fn here<T>(
+        self,
+        inside: Option<&CStr>,
+        make: impl FnOnce(BorrowedFd<'_>) -> Result<T, ClientError>,
+    ) -> Result<Option<T>, ClientError> {
+        if self.broker.create == CreateMode::Broker {
             return Ok(None);
         }
-        let Some(directory) = self.tenure.directory() else { return Ok(None) };
-        match make(directory) {
+        // Why it can't be opened is for the broker to say.
+        let Some(Ok(directory)) = self.tenure.beneath(inside) else { return Ok(None) };
+        match make(directory.as_fd()) {
             // A sandbox may let a process open the directory and not change it. Where it was removed the broker knows why.
             Err(ClientError::Create(FsError {
                 errno: Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOENT,
@@ -181,7 +190,8 @@ impl<'a, W: Wait> Site<'a, W> {
         }
     }
 
-    /// One named area, its random name drawn here, so that the request can be sent again.
+    /// One named area, its random name drawn here, so that the request can be sent again. What the broker made of the first one
+    /// inside another area is left to the lease then: it is found again only in the lease's own directory.
     async fn through_broker(
         self,
         kind: Kind,
@@ -236,20 +246,15 @@ impl<'a, W: Wait> Site<'a, W> {
         request: CreateRequest,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(Vec<Created>, Vec<OwnedFd>), ClientError> {
-        let answer = self.broker.call(Op::Create(request), descriptors).await;
-        let is_over = |error: &ClientError| error.is_refusal("LEASE_UNKNOWN") || error.is_refusal("LEASE_ENDING");
-        if answer.as_ref().is_err_and(is_over) {
-            self.broker.forget_own(&self.tenure.id);
-        }
-        let answer = answer?;
+        let answer = self.broker.call_under(&self.tenure.id, Op::Create(request), descriptors).await?;
         match answer.reply {
             Reply::Create(created) => Ok((created.areas, answer.descriptors)),
             _ => Err(ClientError::Protocol("no answer to Create")),
         }
     }
 
-    fn guard(self, name: CString, maker: Maker) -> Named<W> {
-        Named::new(Arc::clone(self.broker), Arc::clone(self.tenure), name, maker)
+    fn guard(self, spot: Spot, maker: Maker) -> Named<W> {
+        Named::new(Arc::clone(self.broker), Arc::clone(self.tenure), spot, maker)
     }
 }
 

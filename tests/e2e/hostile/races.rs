@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::chown;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use scratch_tests::{
@@ -12,9 +12,6 @@ use scratch_tests::{
 
 use super::canaries::Canaries;
 use super::{TENANT, reaped, trash};
-
-/// The requests, and the steps of a removal.
-const CASES: [&str; 8] = ["create", "release", "persist", "persist-copy", "walk", "lift", "repair", "move"];
 
 /// A directory that is the tenant's.
 fn of_tenant(path: &Path) -> &Path {
@@ -25,42 +22,77 @@ fn of_tenant(path: &Path) -> &Path {
     path
 }
 
-/// Of a system broker, or of one that is the tenant's own and has nothing to take over with.
-fn raced(test: &str, user: Option<u32>) {
+/// One kind of race, under a system broker, then under one that is the tenant's own and has nothing to take over with.
+fn raced(test: &str, case: &str) {
     contained(test, || {
-        if user.is_some() && !is_root() {
-            return left_out(test, "another user's broker needs root");
-        }
-        let broker = Broker::start(Options { user, ..Options::default() });
-        let canaries = Canaries::new(broker.place());
-        for case in CASES {
-            if case == "move" && (user.is_some() || !is_root()) {
-                // What such a broker has entered may be moved out while it is emptied: nothing keeps its own user from that.
-                continue;
-            }
-            let outside = broker.place().join(format!("outside-{case}"));
-            let far = Path::new("/dev/shm").join(format!("far-{case}"));
-            let rounds = long_or_short(10_000, 200).to_string();
-            let program = Path::new(env!("CARGO_BIN_EXE_racer"));
-            let mut racer = if is_root() { as_user(TENANT, program) } else { Command::new(program) };
-            racer.arg(broker.handle_socket()).args([case, &rounds]).arg(canaries.of("tenant"));
-            racer.arg(of_tenant(&outside)).arg(of_tenant(&far)).stderr(Stdio::inherit());
-            let output = racer.output().expect("the program is built");
-            assert!(output.status.success(), "{case}: {}", output.status);
-            figures(test, String::from_utf8_lossy(&output.stdout).trim());
-            // Whoever is not shut out can keep a directory filled for a while.
-            eventually(reaped(), "the trash is empty", || names_in(&trash(&broker)).is_empty());
-            canaries.are_untouched();
+        race(test, case, None);
+        if is_root() {
+            race(test, case, Some(TENANT));
+        } else {
+            left_out(test, "another user's broker needs root");
         }
     });
 }
 
-#[test]
-fn lead_a_system_broker_nowhere() {
-    raced("hostile::races::lead_a_system_broker_nowhere", None);
+fn race(test: &str, case: &str, user: Option<u32>) {
+    let broker = Broker::start(Options { user, ..Options::default() });
+    let canaries = Canaries::new(broker.place());
+    let outside = broker.place().join("outside");
+    let far = PathBuf::from(format!("/dev/shm/far-{}", user.unwrap_or_default()));
+    let rounds = long_or_short(10_000, 200).to_string();
+    let program = Path::new(env!("CARGO_BIN_EXE_racer"));
+    let mut racer = if is_root() { as_user(TENANT, program) } else { Command::new(program) };
+    racer.arg(broker.handle_socket()).args([case, &rounds]).arg(canaries.of("tenant"));
+    racer.arg(of_tenant(&outside)).arg(of_tenant(&far)).stderr(Stdio::inherit());
+    let output = racer.output().expect("the program is built");
+    assert!(output.status.success(), "{case}: {}", output.status);
+    let whose = if user.is_some() { "its own broker" } else { "the system's" };
+    figures(test, &format!("{whose}: {}", String::from_utf8_lossy(&output.stdout).trim()));
+    // Whoever is not shut out can keep a directory filled for a while.
+    eventually(reaped(), "the trash is empty", || names_in(&trash(&broker)).is_empty());
+    canaries.are_untouched();
 }
 
 #[test]
-fn lead_a_session_broker_nowhere() {
-    raced("hostile::races::lead_a_session_broker_nowhere", Some(TENANT));
+fn while_areas_are_made() {
+    raced("hostile::races::while_areas_are_made", "create");
+}
+
+#[test]
+fn while_areas_are_released() {
+    raced("hostile::races::while_areas_are_released", "release");
+}
+
+#[test]
+fn while_areas_are_persisted() {
+    raced("hostile::races::while_areas_are_persisted", "persist");
+}
+
+#[test]
+fn while_areas_are_copied_to_another_file_system() {
+    raced("hostile::races::while_areas_are_copied_to_another_file_system", "persist-copy");
+}
+
+#[test]
+fn while_a_tree_is_walked() {
+    raced("hostile::races::while_a_tree_is_walked", "walk");
+}
+
+#[test]
+fn while_directories_are_lifted() {
+    raced("hostile::races::while_directories_are_lifted", "lift");
+}
+
+#[test]
+fn while_modes_are_repaired() {
+    raced("hostile::races::while_modes_are_repaired", "repair");
+}
+
+#[test]
+fn while_directories_move_out_and_in() {
+    let test = "hostile::races::while_directories_move_out_and_in";
+    contained(test, || {
+        // What another broker has entered may be moved out while it is emptied: nothing keeps its own user from that.
+        if is_root() { race(test, "move", None) } else { left_out(test, "needs a system broker") }
+    });
 }

@@ -1,5 +1,6 @@
 //! The guard of a lease: dropped, it revokes it.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,10 +12,12 @@ use scratch_proto::v1::Kind;
 use super::{Blocking, Directory, NamedFile, block};
 use crate::lease::Held;
 use crate::temp::Under;
-use crate::{AreaOptions, ClientError, Limits, Mount, holder};
+use crate::{AreaOptions, ClientError, Limits, Mount, Replace, holder};
 
 /// A lease of ours. Dropping the guard revokes the lease and everything under it, ignoring errors: the broker ends it in any
 /// case when its holders are gone. In a forked child dropping the guard does nothing.
+///
+/// One that [`Client::lease`](crate::Client::lease) gives is another's: dropping it ends nothing.
 #[must_use = "a lease is revoked when its guard is dropped"]
 pub struct Lease {
     pub(super) held: Held<Blocking>,
@@ -48,7 +51,7 @@ impl Lease {
         self.held.mount.as_ref()
     }
 
-    /// The generation of the broker that granted it.
+    /// The generation of the broker that granted it; 0 of another's lease.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.held.tenure.generation
@@ -117,12 +120,22 @@ impl Lease {
         block(self.held.broker().delegate(self.id(), limits))
     }
 
-    /// Ends the lease now; returns when its directory is out of the name space.
+    /// Ends the lease now; returns when its directory is out of the name space. What can't be moved out of it yet, such as what is
+    /// mounted on, the broker tries again: [`Lease::revoke_until_freed`] tells of that.
     ///
     /// # Errors
     /// Those of the connection; LEASE_UNKNOWN when it had ended before.
     pub fn revoke(self) -> Result<(), ClientError> {
         block(self.held.revoke())
+    }
+
+    /// Ends the lease now; returns when all that was under it is freed, or is known not to be for now: then with what became debt,
+    /// by the ids that `scratch debt` shows. The broker goes on with that by itself.
+    ///
+    /// # Errors
+    /// As [`Lease::revoke`]. LEASE_UNKNOWN is said, too, where the broker was restarted meanwhile.
+    pub fn revoke_until_freed(self) -> Result<Vec<String>, ClientError> {
+        block(self.held.revoke_until_freed())
     }
 
     /// Gives up the guard: the lease lives as long as its holders do. Returns its id.
@@ -205,6 +218,43 @@ impl Lease {
     /// As [`Lease::anonymous`].
     pub fn memory(&self) -> Result<File, ClientError> {
         block(self.held.site().memory())
+    }
+
+    /// Takes away what has this path below the lease's directory, as `build/cache`, whoever made it: a directory with all that is in
+    /// it, of a symbolic link the link. Says whether there was anything.
+    ///
+    /// # Errors
+    /// NAME_INVALID for what is no path of plain names, PATH_LEAVES for a symbolic link or a mount on the way, those of the file
+    /// system and of the connection.
+    pub fn release(&self, path: impl AsRef<Path>) -> Result<bool, ClientError> {
+        block(self.held.site().release(path.as_ref()))
+    }
+
+    /// Moves what has this path below the lease's directory out of the lease for good, as [`NamedFile::persist`]. Says whether it was
+    /// copied.
+    ///
+    /// ```no_run
+    /// # use scratch_client::{Client, ConnectOptions, GrantOptions, Replace};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lease = Client::connect_or_start(&ConnectOptions::default())?.grant(&GrantOptions::default())?;
+    /// let build = lease.path().ok_or("no path")?.join("build");
+    /// std::process::Command::new("make").arg(format!("DESTDIR={}", build.display())).status()?;
+    /// let to = std::fs::File::open("/srv")?;
+    /// lease.persist("build/site", &to, "site", Replace::Exchange)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// PATH_UNKNOWN where there is nothing, and as there and with [`Self::release`].
+    pub fn persist(
+        &self,
+        path: impl AsRef<Path>,
+        directory: impl AsFd,
+        name: impl AsRef<OsStr>,
+        replace: Replace,
+    ) -> Result<bool, ClientError> {
+        block(self.held.site().persist(path.as_ref(), directory.as_fd(), name.as_ref(), replace))
     }
 }
 

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::place::{Place, Under};
 use super::{NamedTempFile, TempDir, TempPath};
 use crate::named::{Maker, Named};
+use crate::spot::Spot;
 use crate::{AreaOptions, ClientError, Lease};
 
 /// As often a fresh name is tried.
@@ -116,7 +117,8 @@ impl Builder {
         self.file(&self.place)
     }
 
-    /// Makes a file in a directory of this user's own. It is removed with its lease all the same.
+    /// Makes a file in a directory of this user's own. It is removed with its lease all the same. One in the lease's directory, such
+    /// as a [`TempDir`] of this process, costs no more than none.
     ///
     /// # Errors
     /// As [`Lease::file_in`].
@@ -132,7 +134,7 @@ impl Builder {
         self.directory(&self.place)
     }
 
-    /// Makes a directory in a directory of this user's own. It is removed with its lease all the same.
+    /// Makes a directory in a directory of this user's own, as [`Self::tempfile_in`].
     ///
     /// # Errors
     /// As [`Lease::directory_in`].
@@ -150,7 +152,8 @@ impl Builder {
         let options = self.options();
         for _ in 0..if options.name.is_some() { 1 } else { NAMES_MAX } {
             let name = options.draw()?;
-            let named = Named::new(Arc::clone(&broker), Arc::clone(&tenure), name, Maker::Process);
+            let spot = Spot { inside: None, name };
+            let named = Named::new(Arc::clone(&broker), Arc::clone(&tenure), spot, Maker::Process);
             let mut path = TempPath::new(named)?;
             // Until it is made, somebody else's may have the name.
             path.disable_cleanup(true);
@@ -175,6 +178,7 @@ impl Builder {
             random_chars: self.rand_bytes,
             name: (self.rand_bytes == 0).then_some(name),
             mode: self.mode,
+            inside: None,
         }
     }
 

@@ -5,7 +5,6 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -88,12 +87,7 @@ impl TempPath {
 
     #[expect(clippy::result_large_err, reason = "what could not be moved is given back")]
     fn persist_as(mut self, new_path: &Path, replace: Replace) -> Result<(), PathPersistError> {
-        // As rename(2) has it: only a directory is named so.
-        if new_path.as_os_str().as_bytes().ends_with(b"/") {
-            let error = ClientError::io("persist to", new_path, Errno::NOTDIR);
-            return Err(PathPersistError { error: error.into(), path: self });
-        }
-        match block(self.named.persist_to(new_path, replace)) {
+        match block(self.named.persist_file_to(new_path, replace)) {
             Ok(_) => Ok(()),
             Err(error) => Err(PathPersistError { error: error.into(), path: self }),
         }

@@ -50,6 +50,15 @@ pub(crate) struct Place {
     pub(crate) directory: Option<PathBuf>,
 }
 
+/// Where a place is, seen from a lease.
+enum Found {
+    /// Its directory, which nobody has named.
+    Lease,
+    /// A directory of it that was named: this one below its own, or its own.
+    Inside(Option<PathBuf>),
+    Elsewhere(PathBuf),
+}
+
 impl Place {
     pub(crate) fn in_directory(&self, directory: impl Into<PathBuf>) -> Self {
         Self { directory: Some(directory.into()), ..self.clone() }
@@ -65,21 +74,40 @@ impl Place {
     pub(crate) fn file(&self, options: &AreaOptions) -> Result<(File, Named<Blocking>), ClientError> {
         let Under { broker, tenure } = self.under()?;
         let site = Site::of(&broker, &tenure);
-        match &self.directory {
-            Some(directory) => block(site.file_elsewhere(&whole(directory)?, options)),
-            None => block(site.file(options)),
+        match self.found(&tenure)? {
+            Found::Lease => block(site.file(options)),
+            Found::Inside(inside) => {
+                let (file, mut named) = block(site.file(&AreaOptions { inside, ..options.clone() }))?;
+                named.set_at_home();
+                Ok((file, named))
+            }
+            Found::Elsewhere(directory) => block(site.file_elsewhere(&directory, options)),
         }
     }
 
     pub(crate) fn directory(&self, options: &AreaOptions) -> Result<Named<Blocking>, ClientError> {
         let Under { broker, tenure } = self.under()?;
         let site = Site::of(&broker, &tenure);
-        match &self.directory {
-            Some(directory) => {
-                block(site.elsewhere(&whole(directory)?, Kind::Directory, options)).map(|(named, _)| named)
+        match self.found(&tenure)? {
+            Found::Lease => block(site.directory(options)),
+            Found::Inside(inside) => {
+                let mut named = block(site.directory(&AreaOptions { inside, ..options.clone() }))?;
+                named.set_at_home();
+                Ok(named)
             }
-            None => block(site.directory(options)),
+            Found::Elsewhere(directory) => {
+                block(site.elsewhere(&directory, Kind::Directory, options)).map(|(named, _)| named)
+            }
         }
+    }
+
+    fn found(&self, tenure: &Tenure) -> Result<Found, ClientError> {
+        let Some(directory) = &self.directory else { return Ok(Found::Lease) };
+        let directory = whole(directory)?;
+        Ok(match tenure.way_to(&directory) {
+            Some(way) => Found::Inside(Some(way).filter(|way| !way.as_os_str().is_empty())),
+            None => Found::Elsewhere(directory),
+        })
     }
 
     /// A file without a name needs no lease where the directory is given: the kernel frees it in any case.

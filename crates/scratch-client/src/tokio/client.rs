@@ -1,7 +1,8 @@
 //! The client: connects, grants, and makes areas under a lease of its own.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::{Directory, Lease, NamedFile};
 use crate::broker::Broker;
 use crate::connect::Start;
 use crate::site::Site;
-use crate::{AreaOptions, ClientError, ConnectOptions, GrantOptions, Holder, Limits};
+use crate::{AreaOptions, ClientError, ConnectOptions, GrantOptions, Holder, Limits, Replace};
 
 /// A connection to the broker. Clones share it, and many tasks may call at once.
 ///
@@ -82,12 +83,39 @@ impl Client {
 
 /// By id: leases whose guard is elsewhere, or nowhere.
 impl Client {
+    /// A lease that somebody else guards, by its id: to make areas under it, or channels, or to take something away. Dropping this ends
+    /// nothing. `path` is its directory, if that is known; without it areas are made by the broker alone, and have no paths. Whether
+    /// there is such a lease shows with the first call.
+    ///
+    /// ```no_run
+    /// # use scratch_client::{AreaOptions, ConnectOptions, tokio::Client};
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::connect(&ConnectOptions::default()).await?;
+    /// // As `scratch run` has told its command.
+    /// let (id, path) = (std::env::var("SCRATCHD_LEASE")?, std::env::var_os("TMPDIR"));
+    /// let lease = client.lease(&id, path.as_ref().map(AsRef::as_ref));
+    /// let file = lease.file(&AreaOptions::default()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lease(&self, id: &str, path: Option<&Path>) -> Lease {
+        Lease::new(self.broker.lease(id, path))
+    }
+
     /// Ends a lease, whatever holds it; returns when its directory is out of the name space.
     ///
     /// # Errors
     /// LEASE_UNKNOWN for one that is not there.
     pub async fn revoke(&self, lease: &str) -> Result<(), ClientError> {
         self.broker.revoke(lease).await
+    }
+
+    /// As [`Lease::revoke_until_freed`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn revoke_until_freed(&self, lease: &str) -> Result<Vec<String>, ClientError> {
+        self.broker.revoke_until_freed(lease).await
     }
 
     /// Lets something more hold a lease; gives the holder's id.
@@ -117,6 +145,12 @@ impl Client {
 
 /// Without a lease of one's own: areas under a lease that is granted at first use and ends with this process.
 impl Client {
+    /// The lease that these areas are under. None before the first, and on a delegated channel, which does not tell.
+    #[must_use]
+    pub fn lease_id(&self) -> Option<String> {
+        self.broker.own_id()
+    }
+
     /// As [`Lease::delegate`], below the lease that ends with this process; on a delegated channel, below the channel's.
     ///
     /// # Errors
@@ -133,6 +167,15 @@ impl Client {
     pub async fn file(&self, options: &AreaOptions) -> Result<NamedFile, ClientError> {
         let own = self.broker.own_lease().await?;
         Site::of(&self.broker, &own).file(options).await.map(NamedFile::new)
+    }
+
+    /// As [`Lease::files`].
+    ///
+    /// # Errors
+    /// As there, and those of granting a lease.
+    pub async fn files(&self, options: &AreaOptions, count: u32) -> Result<Vec<NamedFile>, ClientError> {
+        let own = self.broker.own_lease().await?;
+        Ok(Site::of(&self.broker, &own).files(options, count).await?.into_iter().map(NamedFile::new).collect())
     }
 
     /// As [`Lease::directory`].
@@ -178,6 +221,15 @@ impl Client {
         Site::of(&self.broker, &own).anonymous().await
     }
 
+    /// As [`Lease::anonymous_files`].
+    ///
+    /// # Errors
+    /// As there, and those of granting a lease.
+    pub async fn anonymous_files(&self, count: u32) -> Result<Vec<File>, ClientError> {
+        let own = self.broker.own_lease().await?;
+        Site::of(&self.broker, &own).anonymous_files(count).await
+    }
+
     /// As [`Lease::memory`].
     ///
     /// # Errors
@@ -185,5 +237,29 @@ impl Client {
     pub async fn memory(&self) -> Result<File, ClientError> {
         let own = self.broker.own_lease().await?;
         Site::of(&self.broker, &own).memory().await
+    }
+
+    /// As [`Lease::release`].
+    ///
+    /// # Errors
+    /// As there; LEASE_UNKNOWN where nothing was made yet.
+    pub async fn release(&self, path: impl AsRef<Path>) -> Result<bool, ClientError> {
+        let own = self.broker.own_or_none();
+        Site::of(&self.broker, &own).release(path.as_ref()).await
+    }
+
+    /// As [`Lease::persist`].
+    ///
+    /// # Errors
+    /// As there; LEASE_UNKNOWN where nothing was made yet.
+    pub async fn persist(
+        &self,
+        path: impl AsRef<Path>,
+        directory: impl AsFd,
+        name: impl AsRef<OsStr>,
+        replace: Replace,
+    ) -> Result<bool, ClientError> {
+        let own = self.broker.own_or_none();
+        Site::of(&self.broker, &own).persist(path.as_ref(), directory.as_fd(), name.as_ref(), replace).await
     }
 }

@@ -41,7 +41,7 @@ impl NamedFile {
         self.named.path()
     }
 
-    /// Its name in the lease's directory.
+    /// Its name in the directory that it is in.
     #[must_use]
     pub fn name(&self) -> &OsStr {
         self.named.name()
@@ -89,14 +89,14 @@ impl NamedFile {
     /// renamed, and never copied: it stays on its file system.
     ///
     /// # Errors
-    /// As there, and those of opening its directory.
+    /// As there, those of opening its directory, and NotADirectory for a path that ends with a slash.
     pub async fn persist_to(
         self,
         path: impl AsRef<Path>,
         replace: Replace,
     ) -> Result<(File, bool), PersistError<Self>> {
         let Self { file, mut named } = self;
-        match named.persist_to(path.as_ref(), replace).await {
+        match named.persist_file_to(path.as_ref(), replace).await {
             Ok(copied) => Ok((file, copied)),
             Err(error) => Err(PersistError { error, guard: Self { file, named } }),
         }
@@ -135,7 +135,7 @@ impl Directory {
         self.named.path()
     }
 
-    /// Its name in the lease's directory.
+    /// Its name in the directory that it is in.
     #[must_use]
     pub fn name(&self) -> &OsStr {
         self.named.name()

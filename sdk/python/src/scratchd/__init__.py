@@ -5,6 +5,8 @@ from scratchd import tempfile  # instead of `import tempfile`; that is all
 Beside it the leases themselves: `with scratchd.lease() as lease: …`; see Client, Lease, Scope, SpooledUpload and scratchd.aio.
 """
 
+import os as _os
+import sys as _sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from scratchd.upload import UploadTooLarge as UploadTooLarge
 
 __version__ = "0.1.0"
+
+# Stubs that were generated from the contract are `scratchd.v1`, and may lie elsewhere.
+_beside = [_os.path.join(directory, "scratchd") for directory in _sys.path]
+__path__ += [path for path in _beside if path not in __path__ and _os.path.isdir(_os.path.join(path, "v1"))]
 
 # Imported by those who use them: the standard module's place costs no more than the standard module.
 _MODULE_OF = {

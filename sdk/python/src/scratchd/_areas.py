@@ -11,6 +11,7 @@ from scratchd.errors import Refused
 
 # A tree in a directory of one's own is waited for so long; then the rest of it goes by and by.
 _FREED_SECONDS_MAX = 0.1
+_NAME_BYTES_MAX = 255
 
 
 class Made(NamedTuple):
@@ -45,6 +46,11 @@ def make(kind: int, path: Any) -> Made:
         OSError: As of the system call that would have made it.
     """
     parent, name = os.path.split(os.fsencode(path))
+    # What a system call would say, where the broker would say NAME_INVALID.
+    if b"\0" in name:
+        raise ValueError("embedded null byte")
+    if len(name) > _NAME_BYTES_MAX:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
     where = os.path.abspath(os.fsdecode(parent))
     lease = place(where)
     values: Message = {"kind": kind, "name": name, "want_handle": kind == KIND_FILE}
@@ -100,11 +106,6 @@ def remove(name: Any) -> bool:
     if area is None or node_of(os.fsencode(path)) != area.node:
         return False
     values = {"lease": area.lease, "area": area.id}
-    if own.channel.is_mine():
-        # A finalizer that came in the middle of a call: the name goes when that is over.
-        own.elsewhere.pop(os.fsencode(path), None)
-        own.channel.release(values)
-        return True
     try:
         # Until all of it is gone, so that its parent is as empty as it was; but not for long.
         released = own.channel.call("release", {**values, "wait": WAIT_FREED}, seconds_max=_FREED_SECONDS_MAX).values

@@ -13,7 +13,7 @@ from typing import Any
 
 from scratchd._channel import _TRIES, Answer, receive, result, send, undo
 from scratchd._connect import connect, runtime_directory, try_connect
-from scratchd._road import attach_connection, register
+from scratchd._road import ENDS, attach_connection, register
 from scratchd._tenure import close
 from scratchd._wire import Malformed, Message, encode
 from scratchd.errors import ChannelClosed, Refused
@@ -21,7 +21,6 @@ from scratchd.errors import ChannelClosed, Refused
 # Read in one go, before others have their turn.
 _PACKETS_MAX = 64
 _DRAIN_SECONDS_MAX = 10.0
-_ENDS = ("release", "revoke", "detach")
 
 
 class _Asked:
@@ -49,6 +48,8 @@ class _Link:
         self._asked: dict[int, _Asked] = {}
         self._unsent: collections.deque[int] = collections.deque()
         self._drained: asyncio.Future[None] | None = None
+        # Why the broker closes the connection, if it says so.
+        self._last_word: Answer | None = None
         connection.setblocking(False)
         loop.add_reader(connection, self._read)
 
@@ -93,7 +94,7 @@ class _Link:
         self._unsent.clear()
         for one in asked.values():
             if one.waiter is not None and not one.waiter.done():
-                one.waiter.set_result(None)
+                one.waiter.set_result(self._last_word)
         self._tell_drained()
 
     def forget(self) -> None:
@@ -139,6 +140,8 @@ class _Link:
             asked = self._asked.pop(answer.values.get("id", 0), None)
             if asked is None:
                 close(answer.descriptors)
+                if "error" in answer.values and not answer.values.get("id", 0):
+                    self._last_word = Answer(answer.values, [])
             elif asked.waiter is None or asked.waiter.done():
                 self._take_back(asked, answer)
             else:
@@ -185,7 +188,7 @@ class Awaiting:
             except asyncio.CancelledError:
                 if asked is not None:
                     link.give_up(asked)
-                if op in _ENDS and (asked is None or not asked.is_sent):
+                if op in ENDS and (asked is None or not asked.is_sent):
                     # It is to happen all the same.
                     self.tell(op, values)
                 raise

@@ -5,6 +5,7 @@ What is asked for and never received, because its caller was interrupted, is tak
 
 import array
 import collections
+import errno
 import os
 import socket
 import threading
@@ -34,8 +35,9 @@ class Channel:
     def __init__(self, connect: Callable[[], socket.socket]) -> None:
         self._connect = connect
         self._socket: socket.socket | None = None
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+        # Taken by one thread at a time, and by that again where it is interrupted.
+        self._lock = threading.RLock()
+        self._is_busy = False
         self._last_id = 0
         # Requests whose callers were interrupted before their answers came.
         self._abandoned: dict[int, tuple[str, Message]] = {}
@@ -55,18 +57,17 @@ class Channel:
         """
         try:
             with self._lock:
-                self._owner = threading.get_ident()
+                if self._is_busy:
+                    # A signal handler or a finalizer has come in the middle of a call of this very thread.
+                    return self._call_beside(op, values, descriptors, seconds_max)
+                self._is_busy = True
                 try:
                     return self._call(op, values, descriptors, seconds_max)
                 finally:
-                    self._owner = None
+                    self._is_busy = False
         finally:
             # What finalizers have asked for meanwhile.
             self._settle()
-
-    def is_mine(self) -> bool:
-        """Whether this thread is in a call: a finalizer that interrupts it can't wait for an answer of its own."""
-        return self._owner == threading.get_ident()
 
     def release(self, values: Message) -> None:
         """Has an area removed soon, without waiting for that and without an error; safe in a finalizer."""
@@ -79,15 +80,20 @@ class Channel:
 
     def _settle(self) -> None:
         # Who holds the lock comes by here afterwards.
-        if self._owed and self._lock.acquire(blocking=False):
-            try:
-                if self._socket is not None:
+        if not self._owed or not self._lock.acquire(blocking=False):
+            return
+        try:
+            if self._socket is not None and not self._is_busy:
+                self._is_busy = True
+                try:
                     self._pay(self._socket)
-            except OSError:
-                # With the next call, or with its lease.
-                pass
-            finally:
-                self._lock.release()
+                finally:
+                    self._is_busy = False
+        except (OSError, Malformed):
+            # With the next call, or with its lease.
+            pass
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Ends the connection. What it holds is held no more."""
@@ -96,8 +102,8 @@ class Channel:
 
     def forget(self) -> None:
         """In a forked child: the connection is the parent's, and its lock may be held by a thread that is not here."""
-        self._lock = threading.Lock()
-        self._owner = None
+        self._lock = threading.RLock()
+        self._is_busy = False
         self._owed.clear()
         self._drop()
 
@@ -105,6 +111,16 @@ class Channel:
         """The connection's descriptor, for those who wait for it; it is made if need be."""
         with self._lock:
             return self._connected().fileno()
+
+    def _call_beside(self, op: str, values: Message, descriptors: Sequence[int], seconds_max: float | None) -> Answer:
+        """By a connection for this one call: leases are held by the process, not by a connection."""
+        if self.is_delegated:
+            raise BlockingIOError(errno.EDEADLK, "the channel is in use by this very thread, which was interrupted")
+        beside = Channel(self._connect)
+        try:
+            return beside.call(op, values, descriptors, seconds_max)
+        finally:
+            beside.close()
 
     def _pay(self, connection: socket.socket) -> None:
         """Sends what nobody waits for, as far as that goes without waiting, and puts the answers away that have come."""
@@ -176,24 +192,40 @@ class Channel:
         self._last_id += 1
         number = self._last_id
         packet = encode("ChannelRequest", {"id": number, op: values})
-        send(connection, packet, descriptors)
-        self._is_sent = True
         try:
+            send(connection, packet, descriptors)
+            self._is_sent = True
             while True:
                 answer = receive(connection)
                 if answer.values.get("id", 0) == number:
                     break
                 self._put_away(answer)
         except BaseException as error:
-            if not isinstance(error, ConnectionError):
+            if isinstance(error, ConnectionError):
+                self._hear_why(connection)
+            else:
                 self._abandoned[number] = (op, values)
             raise
         return result(op, answer)
 
+    def _hear_why(self, connection: socket.socket) -> None:
+        """One that was turned away is told why before the connection is closed."""
+        try:
+            while True:
+                self._put_away(receive(connection, socket.MSG_DONTWAIT))
+        except (BlockingIOError, ConnectionError):
+            return
+
     def _put_away(self, answer: Answer) -> None:
-        """What belongs to nobody any more: the broker's own word, or the answer of one who was interrupted."""
+        """What belongs to nobody any more: the broker's own word, or the answer of one who was interrupted.
+
+        Raises:
+            Refused: The broker says why it closes the connection.
+        """
         for descriptor in answer.descriptors:
             os.close(descriptor)
+        if "error" in answer.values and not answer.values.get("id", 0):
+            result("", answer)
         asked = self._abandoned.pop(answer.values.get("id", 0), None)
         if asked is not None:
             self._owed.extend(undo(*asked, answer.values))

@@ -18,7 +18,7 @@ from typing import Any
 from scratchd import _process
 from scratchd._areas import has_separator, in_lease, make, place, remove
 from scratchd._process import KIND_ANONYMOUS, KIND_DIRECTORY, KIND_FILE
-from scratchd.errors import Refused
+from scratchd.errors import ChannelClosed, NoBroker, Refused
 
 _VARIABLES = ("TMPDIR", "TEMP", "TMP")
 _AT_IMPORT = tuple(os.environ.get(name) for name in _VARIABLES)
@@ -202,6 +202,10 @@ class Dropin:
             return made
         try:
             return self.mkstemp_in(dir, pre, suf, flags, output_type)
+        except (NoBroker, ChannelClosed) as error:
+            if not _process.current.go_local(error):
+                raise
+            return self.mkstemp_inner(dir, pre, suf, flags, output_type)
         except FileNotFoundError:
             again = self.other_directory(dir)
             if again is None:
@@ -222,6 +226,10 @@ class Dropin:
                 return self.standard["mkdtemp"](suffix, prefix, self.outliving_directory(suffix, prefix, dir))
         try:
             return self.mkdtemp_in(suffix, prefix, dir)
+        except (NoBroker, ChannelClosed) as error:
+            if not _process.current.go_local(error):
+                raise
+            return self.mkdtemp(suffix, prefix, dir)
         except FileNotFoundError:
             if dir is not None or self.other_directory(self.names["_gettempdir"]()) is None:
                 raise
@@ -271,6 +279,10 @@ class Dropin:
             file = io.open(".", mode, buffering, encoding, errors, newline, opener=opener)
         except Refused as refused:
             raise refused.as_os_error("(temporary file)") from refused
+        except (NoBroker, ChannelClosed) as error:
+            if not _process.current.go_local(error):
+                raise
+            return standard(mode, buffering, encoding, newline, suffix, prefix, dir, errors=errors)
         raw: Any = getattr(file, "buffer", file)
         getattr(raw, "raw", raw).name = descriptor
         return file

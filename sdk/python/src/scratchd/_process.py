@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from scratchd._channel import Channel
 from scratchd._connect import connect
 from scratchd._wire import Message
-from scratchd.errors import NoBroker, Refused
+from scratchd.errors import ChannelClosed, NoBroker, Refused
 
 KIND_FILE, KIND_DIRECTORY, KIND_ANONYMOUS, KIND_MEMORY = 1, 2, 3, 4
 WAIT_FREED = 1
@@ -42,7 +42,8 @@ class Process:
         self.channel = Channel(connect)
         # The lease, if there is one by now.
         self.known_lease: OwnLease | None = None
-        self._lock = threading.Lock()
+        # A signal handler may come while a lease is granted.
+        self._lock = threading.RLock()
         # By path, as bytes.
         self.elsewhere: dict[bytes, Elsewhere] = {}
         # The names of temporary directories that are objects of this process, and of those that were its parents' when it was
@@ -75,12 +76,17 @@ class Process:
                 self.known_lease = None
 
     def is_local(self) -> bool:
-        """Whether to do without a broker, because that was asked for and there is none. Warns once."""
-        if self._is_local or not _MAY_BE_LOCAL:
-            return self._is_local
-        try:
-            self.lease()
-        except NoBroker as error:
+        """Whether to do without a broker, because that was asked for and there is none."""
+        if _MAY_BE_LOCAL and not self._is_local and self.known_lease is None:
+            try:
+                self.lease()
+            except (NoBroker, ChannelClosed) as error:
+                return self.go_local(error)
+        return self._is_local
+
+    def go_local(self, error: OSError) -> bool:
+        """From now on without a broker, if that was asked for. Warns once."""
+        if _MAY_BE_LOCAL and not self._is_local:
             self._is_local = True
             warnings.warn(
                 f"temporary files have no lease and are not removed if this process is killed: {error}",
@@ -90,7 +96,9 @@ class Process:
         return self._is_local
 
     def create(self, values: Message, descriptors: tuple[int, ...] = ()) -> Any:
-        """Create under the process's lease, granted anew if it was lost meanwhile."""
+        """Create under the process's lease, granted anew if it was lost meanwhile; or under the one that the request names."""
+        if "lease" in values:
+            return self.channel.call("create", values, descriptors), self.lease()
         for _ in range(2):
             lease = self.lease()
             try:

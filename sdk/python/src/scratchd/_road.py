@@ -14,6 +14,9 @@ from scratchd.errors import Refused
 
 T = TypeVar("T")
 
+# What is to happen also where nobody can wait for it.
+ENDS = ("release", "revoke", "detach")
+
 
 class Road(Protocol):
     """Takes requests to the broker."""
@@ -66,13 +69,16 @@ class Blocking:
 
     async def call(self, op: str, values: Message, descriptors: Sequence[int] = ()) -> Answer:
         """See Road."""
-        if op in ("release", "revoke", "detach") and self.channel.is_mine():
-            # Somebody's clean-up in the middle of a call: the answer could never be waited for.
-            self.channel.tell(op, values)
-            return Answer({}, [])
         takes_long = op == "persist" or bool(values.get("wait"))
         channel = self._beside if takes_long and not self.is_delegated else self.channel
-        return channel.call(op, values, descriptors)
+        try:
+            return channel.call(op, values, descriptors)
+        except BlockingIOError:
+            if op not in ENDS:
+                raise
+            # Somebody's clean-up in the middle of a call, and no other way there: nobody waits for the answer.
+            channel.tell(op, values)
+            return Answer({}, [])
 
     def tell(self, op: str, values: Message) -> None:
         """See Road."""

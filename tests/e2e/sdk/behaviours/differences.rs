@@ -110,7 +110,7 @@ const DIFFERENCES: &[Difference] = &[
         what: "`persist` from a lease to another file system",
         theirs: "CrossesDevices",
         ours: "moved",
-        why: "it is copied, and has its name when it is whole. What was made by `…_in` is moved by its user alone, and stays on its file system",
+        why: "it is copied, and has its name when it is whole. What was made by `…_in` outside of its lease is moved by its user alone, and stays on its file system",
         seen: seen!(persisted_elsewhere),
     },
     Difference {

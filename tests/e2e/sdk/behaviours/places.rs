@@ -4,12 +4,15 @@ use std::collections::HashSet;
 use std::env::set_current_dir;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
+use scratch_tests::{DEADLINE, eventually};
+
 use super::super::{Desk, all, cases, content};
-use super::temp::{Builder, NamedTempFile, TempDir, tempfile_in};
+use super::kept;
+use super::temp::{Builder, NamedTempFile, TempDir, tempdir_in, tempfile_in};
 
 cases! {
     a_file_is_made_by_the_caller,
@@ -20,6 +23,9 @@ cases! {
     stays_where_it_is_when_the_process_goes,
     here_has_many_names,
     is_persisted_by_a_relative_path,
+    a_slash_at_the_end_is_a_directorys,
+    is_made_in_a_directory_of_its_own,
+    a_link_in_a_directory_of_its_own_leads_out,
 }
 
 fn a_file_is_made_by_the_caller(_: &Desk) {
@@ -143,4 +149,76 @@ fn is_persisted_by_a_relative_path(desk: &Desk) {
         NamedTempFile::new().expect("a file is made").persist(target).expect_err("it is no name for a file");
     }
     set_current_dir("/").expect("it is there");
+}
+
+fn a_slash_at_the_end_is_a_directorys(desk: &Desk) {
+    let at = |name: &str| PathBuf::from(format!("{}/{name}", desk.path.display()));
+    fs::create_dir(at("directory")).and_then(|()| fs::write(at("file"), "before")).expect("the desk is ours");
+    for slashes in ["directory/", "directory//", "directory/./"] {
+        let file = NamedTempFile::new_in(at(slashes)).expect("a file is made");
+        let directory = tempdir_in(at(slashes)).expect("a directory is made");
+        for path in [file.path(), directory.path()] {
+            assert!(path.parent() == Some(&at("directory")) && path.exists(), "{}", path.display());
+        }
+        assert_eq!(all(&tempfile_in(at(slashes)).expect("a file is made")), "");
+    }
+    // A file gets no such name, whatever is there.
+    for target in ["missing/", "directory/", "directory//", "file/"] {
+        let refused = NamedTempFile::new().expect("a file is made").persist(at(target)).expect_err("it is a file");
+        assert_eq!(refused.error.kind(), ErrorKind::NotADirectory, "{target}");
+    }
+    for (target, kind) in [("missing/", ErrorKind::NotADirectory), ("directory/", ErrorKind::AlreadyExists)] {
+        let refused = NamedTempFile::new().expect("a file is made").persist_noclobber(at(target));
+        assert_eq!(refused.expect_err("it is a file").error.kind(), kind, "{target}");
+    }
+    for target in ["missing/.", "directory/.", "directory/./"] {
+        NamedTempFile::new().expect("a file is made").persist(at(target)).expect_err("it is no name for a file");
+    }
+    assert!(!at("missing").exists() && content(&at("file")) == "before");
+    let inside = || fs::read_dir(at("directory")).expect("it is there").count();
+    eventually(DEADLINE, "nothing is left", || inside() == 0);
+}
+
+fn is_made_in_a_directory_of_its_own(desk: &Desk) {
+    let outer = TempDir::new().expect("a directory is made");
+    fs::create_dir_all(outer.path().join("a/b")).expect("the directory is ours");
+    for below in ["", "a", "a/b", "a/./b/"] {
+        let there = outer.path().join(below);
+        let [dropped, closed, persisted, stays] = [(); 4].map(|()| {
+            let mut file = NamedTempFile::new_in(&there).expect("a file is made");
+            write!(file, "content").expect("it is open for writing");
+            file
+        });
+        let [inner, left] = [(); 2].map(|()| TempDir::new_in(&there).expect("a directory is made"));
+        let paths = [dropped.path(), closed.path(), persisted.path(), inner.path()].map(ToOwned::to_owned);
+        assert!(paths.iter().all(|path| path.parent() == Some(&there) && path.exists()), "{paths:?}");
+        assert_eq!(all(dropped.reopen().expect("it is there")), "content");
+        drop((dropped, inner));
+        closed.close().expect("it can be removed");
+        let target = desk.path.join("target");
+        persisted.persist(&target).expect("the name is free");
+        assert!(paths.iter().all(|path| !path.exists()) && content(&target) == "content", "{paths:?}");
+        // What stays is in the directory still, and goes with that.
+        let (before, before_left) = (stays.path().to_owned(), left.path().to_owned());
+        assert_eq!(stays.keep().expect("it can stay").1, before);
+        assert_eq!(kept(left), before_left);
+        assert!(content(&before) == "content" && before_left.is_dir());
+        fs::remove_file(target).expect("it is ours");
+    }
+    NamedTempFile::new_in(outer.path().join("missing")).expect_err("there is no such directory");
+    let path = outer.path().to_owned();
+    outer.close().expect("it can be removed");
+    assert!(!path.exists());
+}
+
+fn a_link_in_a_directory_of_its_own_leads_out(desk: &Desk) {
+    let outer = TempDir::new().expect("a directory is made");
+    let link = outer.path().join("link");
+    symlink(&desk.path, &link).expect("the directory is ours");
+    let file = NamedTempFile::new_in(&link).expect("a file is made");
+    let directory = TempDir::new_in(&link).expect("a directory is made");
+    let here = || fs::read_dir(&desk.path).expect("it is there").count();
+    assert!(here() == 2 && file.path().is_file() && directory.path().is_dir());
+    drop((file, directory));
+    eventually(DEADLINE, "nothing is left where it leads", || here() == 0);
 }

@@ -1,6 +1,5 @@
 //! The SDK's answers in the table's form: what it shows of a reply, and its errors.
 
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -32,7 +31,7 @@ const HIDDEN: [(&str, &str, &str); 17] = [
     ("Areas.Create", "lease.holders", "of the client's own lease only the directory shows"),
     ("Channel.Delegate", "lease", "who has the channel has the lease"),
 ];
-/// Revoke and close return when it is out of the name space.
+/// Nobody waits for that but `revoke_until_freed`: the others return when it is out of the name space.
 const HIDDEN_OF_ENDS: [&str; 2] = ["freed", "debt"];
 
 pub(super) fn reply(call: &str, mut reply: Value) -> Value {
@@ -61,10 +60,9 @@ pub(super) fn granted(lease: &Lease) -> Value {
     })
 }
 
-/// The lease that a client grants itself at first use, by the directory that its areas are in.
-pub(super) fn own_lease(directory: &Path) -> Value {
-    let id = directory.file_name().and_then(OsStr::to_str).expect("a lease's directory has its id for a name");
-    json!({"id": id, "path": shown(Some(directory))})
+/// The lease that a client grants itself at first use, and the directory that its areas are in.
+pub(super) fn own_lease(id: &str, directory: Option<&Path>) -> Value {
+    json!({"id": id, "path": directory.map_or_else(|| NOT_SHOWN.to_owned(), |path| shown(Some(path)))})
 }
 
 fn shown(path: Option<&Path>) -> String {

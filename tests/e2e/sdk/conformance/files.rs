@@ -5,20 +5,17 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use scratch_client::AreaOptions;
-
 use super::look::{Mount, look, look_at, same_file, until, wanted};
 use super::steps::Run;
 use super::table::Step;
 use super::values::{Stop, demand, no_word};
 
 impl Run<'_> {
-    /// What the SDK is asked to remove or move later it has to make, so that there is a guard.
-    pub(super) fn make(&mut self, step: &Step, at: usize) -> Result<(), Stop> {
+    /// As its process makes them, beside the SDK.
+    pub(super) fn make(&mut self, step: &Step) -> Result<(), Stop> {
         let path = PathBuf::from(self.variables.text(&step.keys["path"])?);
         let content = self.variables.text(&step.keys["content"])?;
         match step.object() {
-            kind @ ("file" | "directory") if self.is_guarded(&path, at) => self.make_by_sdk(kind, &path)?,
             "file" => drop(File::create_new(&path).expect("the place is ours")),
             "directory" => fs::create_dir(&path).expect("the place is ours"),
             "symlink" => symlink(self.variables.text(&step.keys["target"])?, &path).expect("the place is ours"),
@@ -34,25 +31,6 @@ impl Run<'_> {
             fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("the file is ours");
         }
         Ok(())
-    }
-
-    /// Whether a later step releases or persists what has this name in a lease's directory.
-    fn is_guarded(&self, path: &Path, at: usize) -> bool {
-        let name = path.file_name().and_then(|name| name.to_str()).expect("a test's paths are texts");
-        let is_of_it = |step: &Step| {
-            matches!(step.object(), "Areas.Release" | "Areas.Persist")
-                && step.keys["request"]["area"] == format!("$bytes:{name}")
-        };
-        self.case.steps[at..].iter().any(|(_, step)| is_of_it(step))
-            && path.parent().is_some_and(|parent| self.connections["main"].lease_at(parent).is_some())
-    }
-
-    fn make_by_sdk(&mut self, kind: &str, path: &Path) -> Result<(), Stop> {
-        let main = self.connections.get_mut("main").expect("main is open");
-        let lease = path.parent().and_then(|parent| main.lease_at(parent)).expect("it was there a moment ago");
-        let options = AreaOptions { name: path.file_name().map(Into::into), ..AreaOptions::default() };
-        let made = if kind == "file" { main.file(&lease, &options)? } else { main.directory(&lease, &options)? };
-        made.map(drop).map_err(|error| Stop::Wrong(error.to_string()))
     }
 
     pub(super) fn check(&mut self, step: &Step) -> Result<(), Stop> {

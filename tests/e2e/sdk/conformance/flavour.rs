@@ -67,6 +67,19 @@ macro_rules! get {
     };
 }
 
+/// A call whose answers are of its flavour as well.
+macro_rules! get_all {
+    ($it:expr, $method:ident($($argument:expr),*)) => {
+        match $it {
+            Of::Blocking(it) => it.$method($($argument),*).map(|all| all.into_iter().map(Of::Blocking).collect()),
+            Of::Async(it) => {
+                let all = RUNTIME.block_on(it.$method($($argument),*));
+                all.map(|all| all.into_iter().map(Of::Async).collect())
+            }
+        }
+    };
+}
+
 /// What needs no broker.
 macro_rules! look {
     ($it:expr, $method:ident()) => {
@@ -77,4 +90,4 @@ macro_rules! look {
     };
 }
 
-pub(super) use {ask, get, look};
+pub(super) use {ask, get, get_all, look};

@@ -4,8 +4,8 @@ use scratch_proto::v1::admin_client::AdminClient;
 use scratch_proto::v1::holder::Kind;
 use scratch_proto::v1::leases_client::LeasesClient;
 use scratch_proto::v1::{
-    DrainRequest, GetLeaseRequest, Holder, Lease, ListLeasesRequest, ReapRequest, RevokeRequest, StatusRequest,
-    UndeleteRequest, UndrainRequest, Wait,
+    Debt, DrainRequest, GetLeaseRequest, Holder, Lease, ListDebtRequest, ListLeasesRequest, ReapRequest, RevokeRequest,
+    StatusRequest, UndeleteRequest, UndrainRequest, Wait,
 };
 use scratch_tests::{Broker, DEADLINE, connect_grpc, eventually};
 use serde_json::{Value, json};
@@ -51,6 +51,10 @@ impl Observer {
                     let status = reply.into_inner();
                     json!({"connections": status.connections.to_string(), "draining": status.draining})
                 }),
+                "Admin.ListDebt" => admin
+                    .list_debt(ListDebtRequest::default())
+                    .await
+                    .map(|reply| json!({"debts": reply.into_inner().debts.iter().map(debt_json).collect::<Vec<_>>()})),
                 "Admin.Drain" => {
                     let mut drain = tonic::Request::new(DrainRequest::default());
                     drain.get_mut().deadline = Some(Default::default());
@@ -133,6 +137,13 @@ fn lease_json(lease: &Lease) -> Value {
         "grantedTtl": lease.granted_ttl.as_ref().map(|ttl| format!("{}s", ttl.seconds)),
         "expireTime": lease.expire_time.as_ref().map(ToString::to_string), "parent": lease.parent, "limits": limits,
         "createTime": lease.create_time.as_ref().map(ToString::to_string), "reason": reason, "limitsLeft": left,
+    })
+}
+
+fn debt_json(debt: &Debt) -> Value {
+    json!({
+        "id": debt.id, "lease": debt.lease, "blocker": debt.blocker, "errno": debt.errno, "path": hex(&debt.path),
+        "tries": debt.tries.to_string(),
     })
 }
 

@@ -57,6 +57,11 @@ pub(super) fn holder(spec: &Value, passed: &mut AllPassed) -> Result<Holder, Sto
         ("hold", _) => Ok(Holder::Hold),
         ("ttl", _) if about["ttl"].is_null() => no_word("Holder::Ttl has a time"),
         ("ttl", _) => Ok(Holder::Ttl(duration(&about["ttl"])?)),
+        ("descriptor", true) => match passed.pop_front() {
+            Some(Passed::Socket(end)) => Ok(Holder::Descriptor(end.into())),
+            Some(Passed::Path(path)) => Ok(Holder::Descriptor(opened(path).into())),
+            _ => no_word("a SocketEnd is a descriptor"),
+        },
         ("cgroup", true) => match passed.pop_front() {
             Some(Passed::Path(path)) => Ok(Holder::Cgroup(opened(path).into())),
             _ => no_word("a CgroupDirectory is opened by its path"),
@@ -75,6 +80,7 @@ pub(super) fn area(request: &Value) -> Result<AreaOptions, Stop> {
             "name" => options.name = Some(bytes(request, key)),
             "randomChars" => options.random_chars = number(value),
             "mode" => options.mode = Some(u32::try_from(number::<u64>(value)).expect("a mode fits")),
+            "where" if !value["directory"].is_null() => options.inside = Some(bytes(value, "directory").into()),
             "resend" => return no_word("what is sent again is the SDK's to say"),
             // The caller's to choose a method by.
             "lease" | "kind" | "count" | "wantHandle" | "where" => {}

@@ -152,8 +152,8 @@ impl Variables {
         match key {
             "$length" => demand(expected.as_u64() == Some(elements.len() as u64), expected, found, place),
             "$each" => elements.iter().try_for_each(|other| self.compare(expected, other, place)),
-            "$some" => demand(elements.iter().any(|other| self.matches(expected, other)), expected, found, place),
-            "$none" => demand(!elements.iter().any(|other| self.matches(expected, other)), expected, found, place),
+            "$some" => demand(self.matches_any(expected, elements)?, expected, found, place),
+            "$none" => demand(!self.matches_any(expected, elements)?, expected, found, place),
             _ => {
                 demand(found.is_object(), expected, found, place)?;
                 self.compare(expected, &found[key], &format!("{place}.{key}"))
@@ -161,8 +161,15 @@ impl Variables {
         }
     }
 
-    fn matches(&mut self, expected: &Value, found: &Value) -> bool {
-        self.compare(expected, found, "").is_ok()
+    fn matches_any(&mut self, expected: &Value, elements: &[Value]) -> Result<bool, Stop> {
+        for other in elements {
+            match self.compare(expected, other, "") {
+                Ok(()) => return Ok(true),
+                Err(Stop::Wrong(_)) => {}
+                no_word => no_word?,
+            }
+        }
+        Ok(false)
     }
 
     fn compare_text(&mut self, expected: &str, found: &Value, place: &str) -> Result<(), Stop> {

@@ -416,6 +416,7 @@ def test_no_broker_is_said_with_the_remedy(target: Path, monkeypatch: pytest.Mon
         scratchd.connect(str(target))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to be two users")
 def test_a_broker_of_another_user_is_not_trusted(target: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         os.seteuid(1000)
@@ -435,3 +436,51 @@ def test_a_broker_of_another_user_is_not_trusted(target: Path) -> None:
 def test_who_makes_areas_is_one_of_two(broker: Broker) -> None:
     with pytest.raises(ValueError, match="broker"):
         scratchd.connect(create="nobody")  # type: ignore[arg-type]
+
+
+def test_what_takes_long_keeps_no_other_thread_waiting(
+    client: Client, broker: Broker, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file that is copied to another file system."""
+    receive, goes_on = _channel.receive, threading.Event()
+
+    def slow(connection: socket.socket, flags: int = 0) -> _channel.Answer:
+        if threading.current_thread() is thread:
+            assert goes_on.wait(60)
+        return receive(connection, flags)
+
+    with client.lease() as lease, lease.file() as file:
+        thread = threading.Thread(target=lambda: file.persist(target / "kept"))
+        monkeypatch.setattr(_channel, "receive", slow)
+        thread.start()
+        with client.lease() as other, other.file():
+            pass
+        assert thread.is_alive()
+        goes_on.set()
+        thread.join()
+    assert os.listdir(target) == ["kept"]
+
+
+def test_what_is_forgotten_during_anothers_call_goes_when_that_is_over(
+    client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive, is_in_call, goes_on = _channel.receive, threading.Event(), threading.Event()
+
+    def slow(connection: socket.socket, flags: int = 0) -> _channel.Answer:
+        if not flags:
+            is_in_call.set()
+            assert goes_on.wait(60)
+        return receive(connection, flags)
+
+    lease = client.lease()
+    name = lease.id
+    thread = threading.Thread(target=client.ping)
+    monkeypatch.setattr(_channel, "receive", slow)
+    thread.start()
+    assert is_in_call.wait(60)
+    with pytest.warns(ResourceWarning):
+        del lease
+        gc.collect()
+    goes_on.set()
+    thread.join()
+    eventually(lambda: name not in broker.leases())

@@ -127,6 +127,31 @@ def test_a_forked_child_ends_nothing_of_its_parent(client: Client, broker: Broke
     assert not os.path.exists(file.path)
 
 
+def test_a_delegated_channel_is_not_its_childs(broker: Broker) -> None:
+    code = """if True:
+        import asyncio, os, scratchd
+        client, loops = scratchd.connect(), scratchd.aio.Client()
+        file = client.own_lease().file()
+        child = os.fork()
+        if not child:
+            for ask in (client.ping, lambda: asyncio.run(loops.ping())):
+                try:
+                    ask()
+                    os._exit(1)
+                except scratchd.errors.ChannelClosed:
+                    pass
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        file.close()
+        client.ping()
+    """
+    with scratchd.connect() as client, client.lease() as lease:
+        channel = lease.delegate()
+        environment = {**os.environ, "SCRATCHD_CHANNEL": str(channel)}
+        subprocess.run([sys.executable, "-c", code], pass_fds=(channel,), env=environment, check=True)
+        os.close(channel)
+
+
 def test_a_child_that_was_forked_in_the_middle_of_calls_has_a_client_that_works(client: Client) -> None:
     stop = threading.Event()
 

@@ -167,6 +167,7 @@ class Awaiting:
         self.by_broker = by_broker
         self.is_delegated = directory is None and bool(os.environ.get("SCRATCHD_CHANNEL"))
         self.held: set[str] = set()
+        self._process = os.getpid()
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
         self._owed: collections.deque[tuple[str, Message]] = collections.deque()
@@ -255,6 +256,8 @@ class Awaiting:
             return self._link
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> _Link:
+        if self.is_delegated and self._process != os.getpid():
+            raise ChannelClosed("it was delegated to the parent of this process, who may delegate another one")
         found = connect(None) if self.is_delegated else try_connect(self.runtime_directory())
         if found is None:
             # A broker is started, or waited for: the one thing here that takes long.

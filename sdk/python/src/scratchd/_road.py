@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from scratchd._channel import Answer, Channel, receive, result, send
 from scratchd._connect import connect, runtime_directory
 from scratchd._wire import Message, encode
-from scratchd.errors import Refused
+from scratchd.errors import ChannelClosed, Refused
 
 T = TypeVar("T")
 
@@ -56,6 +56,7 @@ class Blocking:
         self.start = start
         self.by_broker = by_broker
         self.held: set[str] = set()
+        self._process = os.getpid()
         self.lock = threading.Lock()
         self.channel = self._new()
         # For what takes long, so that other threads do not wait for it.
@@ -116,6 +117,8 @@ class Blocking:
         return connect(self.directory, self.start)
 
     def _connect(self) -> socket.socket:
+        if self.is_delegated and self._process != os.getpid():
+            raise ChannelClosed("it was delegated to the parent of this process, who may delegate another one")
         connection = connect(self.directory, self.start)
         try:
             for lease in sorted(self.held):

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use scratch_tests::{
     Broker, DEADLINE, Dialogue, Options, contained, descriptors_file, eventually, is_root, left_out, names_in, python,
-    scratch, source_tree, torture, wait_gone,
+    scratch, scratchd, source_tree, torture, wait_gone,
 };
 
 /// Any user but root.
@@ -221,6 +221,24 @@ fn a_wheel_is_all_it_takes() {
         let [told, _] = succeed("the README's example", &mut run);
         assert!(told.contains(&format!("{}/", broker.pool_root().display())), "{told}");
         eventually(DEADLINE, "nothing is left", || names_in(broker.pool_root()) == [".scratch"]);
+    });
+}
+
+/// sdk/python/tests: leases, guards, scopes, uploads, asyncio, watching, the pytest plugin, the examples. They start brokers.
+#[test]
+fn its_own_tests() {
+    let test = "python::its_own_tests";
+    contained(test, || {
+        let Some(python) = python(test) else { return };
+        let source = source_tree().join("sdk/python");
+        let mut tests = Command::new(python);
+        tests.args(["-m", "pytest", "-q", "-p", "no:scratchd", "-p", "no:cacheprovider", "tests"]).current_dir(&source);
+        tests.env("PYTHONPATH", source.join("src")).env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null());
+        tests.env("SCRATCH_BINARIES", scratchd().parent().expect("a program is in a directory"));
+        let output = tests.output().expect("python was there a moment ago");
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+        println!("{}", told.lines().last().unwrap_or_default());
     });
 }
 

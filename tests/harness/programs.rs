@@ -97,8 +97,7 @@ pub fn installed(test: &str, program: &str) -> bool {
 }
 
 /// What tests/python/requirements.txt has.
-const PACKAGES: &str =
-    "import google.protobuf, google.rpc, grpc, grpc_health, grpc_reflection, grpc_tools, mypy, setuptools";
+const PACKAGES: &str = "import google.protobuf, google.rpc, grpc, grpc_health, grpc_reflection, grpc_tools, mypy, setuptools, pytest, django, starlette, httpx, multipart";
 
 /// A Python with the packages of the tests, or the test is left out. `cargo xtask test` prepares one.
 #[must_use]

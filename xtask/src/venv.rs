@@ -29,7 +29,7 @@ pub(crate) fn python() -> Result<PathBuf, String> {
 
 fn has_packages(python: &Path) -> bool {
     let mut probe = Command::new(python);
-    probe.args(["-c", "import google.rpc.error_details_pb2, grpc_health.v1.health, grpc_reflection.v1alpha.reflection, grpc_tools.protoc, mypy, setuptools"]);
+    probe.args(["-c", "import google.rpc.error_details_pb2, grpc_health.v1.health, grpc_reflection.v1alpha.reflection, grpc_tools.protoc, mypy, setuptools, pytest, django, starlette, httpx, multipart"]);
     probe.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 

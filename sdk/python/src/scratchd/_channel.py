@@ -107,6 +107,10 @@ class Channel:
         self._owed.clear()
         self._drop()
 
+    def is_connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._socket is not None
+
     def fileno(self) -> int:
         """The connection's descriptor, for those who wait for it; it is made if need be."""
         with self._lock:

@@ -7,7 +7,7 @@ import warnings
 from typing import Any, NamedTuple
 
 from scratchd._channel import Channel
-from scratchd._connect import connect
+from scratchd._connect import Connection, connect
 from scratchd._wire import Message
 from scratchd.errors import ChannelClosed, NoBroker, Refused
 
@@ -132,8 +132,12 @@ class Process:
 
     def in_child(self) -> "Process":
         """What a forked child has instead: a connection and a lease of its own, when it needs them."""
+        is_delegated = self.channel.is_delegated and self.channel.is_connected()
         self.channel.forget()
         child = Process()
+        if is_delegated:
+            # Two who read from one connection would take each other's answers.
+            child.channel = Channel(_of_parent)
         child.inherited = self.inherited | self.directories
         child.lease_of_parent = self.known_lease
         child._is_local = self._is_local
@@ -156,6 +160,10 @@ class Process:
             os.close(descriptor)
         path = os.fsdecode(granted.values.get("path", b""))
         return OwnLease(granted.values["id"], path if path and _is_own(path) else "")
+
+
+def _of_parent() -> Connection:
+    raise ChannelClosed("it was delegated to the parent of this process, who may delegate another one")
 
 
 def _is_own(path: str) -> bool:

@@ -5,11 +5,15 @@ from scratchd import tempfile  # instead of `import tempfile`; that is all
 Beside it the leases themselves: `with scratchd.lease() as lease: …`; see Client, Lease, Scope, SpooledUpload and scratchd.aio.
 """
 
+from __future__ import annotations
+
 import os as _os
 import sys as _sys
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from scratchd import aio as aio
     from scratchd import errors as errors
     from scratchd._lease import Lease as Lease

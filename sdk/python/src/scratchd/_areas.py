@@ -1,26 +1,35 @@
 """Areas by path: in which lease a path is, making what no lease's directory is to hold, and taking trees out of sight."""
 
+from __future__ import annotations
+
 import errno
 import os
-from typing import Any, NamedTuple
 
 from scratchd import _process
 from scratchd._process import KIND_FILE, WAIT_FREED, Elsewhere, OwnLease, node_of
-from scratchd._wire import Message
 from scratchd.errors import Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from scratchd._wire import Message
 
 # A tree in a directory of one's own is waited for so long; then the rest of it goes by and by.
 _FREED_SECONDS_MAX = 0.1
 _NAME_BYTES_MAX = 255
 
 
-class Made(NamedTuple):
+class Made:
     """What the broker has made."""
 
-    # A file's, else -1.
-    descriptor: int
-    # What takes it away again.
-    release: Message
+    __slots__ = ("descriptor", "release")
+
+    def __init__(self, descriptor: int, release: Message) -> None:
+        # A file's, else -1.
+        self.descriptor = descriptor
+        # What takes it away again.
+        self.release = release
 
 
 def place(directory: str) -> OwnLease | None:

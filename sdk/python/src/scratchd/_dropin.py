@@ -5,6 +5,8 @@ decide where something is made, and that remove it, are replaced there. So every
 interpreter at hand, and a test or program that replaces one of the module's globals meets the code that it expects.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import functools
@@ -12,13 +14,16 @@ import io
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
 
 from scratchd import _process
 from scratchd._areas import has_separator, in_lease, make, place, remove
 from scratchd._process import KIND_ANONYMOUS, KIND_DIRECTORY, KIND_FILE
 from scratchd.errors import ChannelClosed, NoBroker, Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
 _VARIABLES = ("TMPDIR", "TEMP", "TMP")
 _AT_IMPORT = tuple(os.environ.get(name) for name in _VARIABLES)

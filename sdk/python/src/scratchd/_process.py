@@ -1,15 +1,23 @@
 """What this process has: its connection, its lease and the areas that it made outside of that. A forked child has its own."""
 
+from __future__ import annotations
+
 import errno
+import functools
 import os
 import threading
 import warnings
-from typing import Any, NamedTuple
 
-from scratchd._channel import Channel
-from scratchd._connect import Connection, connect
-from scratchd._wire import Message
 from scratchd.errors import ChannelClosed, NoBroker, Refused
+
+# Without an import of `typing`, which takes a third of the standard module's time.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from scratchd._channel import Channel
+    from scratchd._connect import Connection
+    from scratchd._wire import Message
 
 KIND_FILE, KIND_DIRECTORY, KIND_ANONYMOUS, KIND_MEMORY = 1, 2, 3, 4
 WAIT_FREED = 1
@@ -19,27 +27,32 @@ _LOOK_EVERY = 64
 _MAY_BE_LOCAL = os.environ.get("SCRATCHD_FALLBACK") == "local"
 
 
-class OwnLease(NamedTuple):
-    """The lease that this process holds."""
+class OwnLease:
+    """The lease that this process holds, or another one of its user."""
 
-    id: str
-    # With the links in it resolved; empty where the process can't reach it.
-    path: str
+    __slots__ = ("id", "path")
+
+    def __init__(self, id: str, path: str) -> None:
+        self.id = id
+        # Empty where the process can't reach it.
+        self.path = path
 
 
-class Elsewhere(NamedTuple):
+class Elsewhere:
     """An area in a directory outside of the lease, by what tells it from another one of that name."""
 
-    id: bytes
-    lease: str
-    node: tuple[int, int]
+    __slots__ = ("id", "lease", "node")
+
+    def __init__(self, id: bytes, lease: str, node: tuple[int, int]) -> None:
+        self.id = id
+        self.lease = lease
+        self.node = node
 
 
 class Process:
     """One for each process: made anew in a forked child."""
 
     def __init__(self) -> None:
-        self.channel = Channel(connect)
         # The lease, if there is one by now.
         self.known_lease: OwnLease | None = None
         # A signal handler may come while a lease is granted.
@@ -53,6 +66,14 @@ class Process:
         self.lease_of_parent: OwnLease | None = None
         self._look_at = _LOOK_EVERY
         self._is_local = False
+
+    @functools.cached_property
+    def channel(self) -> Channel:
+        """The connection. What it needs is imported by those who use it, not by everybody who imports the module."""
+        from scratchd._channel import Channel
+        from scratchd._connect import connect
+
+        return Channel(connect)
 
     def lease(self) -> OwnLease:
         """The lease of this process, granted when it is first asked for.
@@ -72,7 +93,7 @@ class Process:
     def lost(self, lease: OwnLease) -> None:
         """That lease has ended: what is made next is under another one."""
         with self._lock:
-            if self.known_lease == lease:
+            if self.known_lease is lease:
                 self.known_lease = None
 
     def is_local(self) -> bool:
@@ -130,14 +151,15 @@ class Process:
         if area is not None:
             self.channel.release({"lease": area.lease, "area": area.id})
 
-    def in_child(self) -> "Process":
+    def in_child(self) -> Process:
         """What a forked child has instead: a connection and a lease of its own, when it needs them."""
-        is_delegated = self.channel.is_delegated and self.channel.is_connected()
-        self.channel.forget()
         child = Process()
-        if is_delegated:
-            # Two who read from one connection would take each other's answers.
-            child.channel = Channel(_of_parent)
+        channel = self.__dict__.get("channel")
+        if channel is not None:
+            if channel.is_delegated and channel.is_connected():
+                # Two who read from one connection would take each other's answers.
+                child.channel = type(channel)(_of_parent)
+            channel.forget()
         child.inherited = self.inherited | self.directories
         child.lease_of_parent = self.known_lease
         child._is_local = self._is_local

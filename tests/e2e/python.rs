@@ -197,7 +197,7 @@ fn a_wheel_is_all_it_takes() {
         };
         // Built where it may leave something.
         let source = place.join("python");
-        succeed("cp", Command::new("cp").arg("-r").arg(source_tree().join("sdk/python")).arg(&source));
+        succeed("cp", Command::new("cp").arg("-rL").arg(source_tree().join("sdk/python")).arg(&source));
         let build =
             "import os, setuptools.build_meta as b; os.mkdir('out'); b.build_wheel('out'); b.build_sdist('out')";
         succeed("build", Command::new(&python).args(["-c", build]).current_dir(&source));

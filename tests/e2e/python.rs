@@ -28,14 +28,20 @@ fn command(user: Option<u32>, python: &Path) -> Command {
 fn with_tests(test: &str, user: Option<u32>) -> Option<PathBuf> {
     let prepared = std::env::var_os("SCRATCH_TEST_PYTHON").map(PathBuf::from);
     let candidates = prepared.into_iter().chain(["python3", "/usr/bin/python3"].map(PathBuf::from));
-    let can = "import sys, test.test_tempfile, test.test_tarfile; sys.exit(sys.version_info < (3, 11))";
-    let found = candidates.into_iter().find(|python| {
-        let mut probe = command(user, python);
-        probe.args(["-c", can]).current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
-        probe.status().is_ok_and(|status| status.success())
+    // It says where it is: what PATH leads to depends on who asks. And it starts another one: with `setpriv` the first is found by
+    // root's rights.
+    let can = "import subprocess, sys, test.test_tempfile, test.test_tarfile; \
+               subprocess.run([sys.executable, '-c', ''], check=True); \
+               sys.version_info >= (3, 11) and print(sys.executable)";
+    let found = candidates.into_iter().find_map(|python| {
+        let mut probe = command(user, &python);
+        // Importing them makes a file, to see what modes do there.
+        let told = probe.args(["-c", can]).current_dir("/tmp").stderr(Stdio::null()).output().ok()?;
+        let path = PathBuf::from(String::from_utf8(told.stdout).ok()?.trim());
+        (told.status.success() && path.is_absolute()).then_some(path)
     });
     if found.is_none() {
-        left_out(test, "no Python of 3.11 or later with CPython's own tests (libpython3-testsuite)");
+        left_out(test, "no Python of 3.11 or later with CPython's own tests (libpython3.N-testsuite)");
     }
     found
 }
@@ -107,35 +113,29 @@ fn test_tempfile_as_a_user_by_the_broker() {
     cpythons_tests("python::test_tempfile_as_a_user_by_the_broker", Some(USER), "broker", &["test_tempfile"]);
 }
 
+/// The last two take a minute.
+fn what_uses_tempfile(test: &str, user: Option<u32>, create: &str) {
+    cpythons_tests(test, user, create, if torture() { &USERS_OF_TEMPFILE } else { &USERS_OF_TEMPFILE[..4] });
+}
+
 #[test]
 fn what_uses_tempfile_as_root() {
-    let test = "python::what_uses_tempfile_as_root";
-    if torture() {
-        cpythons_tests(test, None, "auto", &USERS_OF_TEMPFILE);
-    }
+    what_uses_tempfile("python::what_uses_tempfile_as_root", None, "auto");
 }
 
 #[test]
 fn what_uses_tempfile_as_root_by_the_broker() {
-    let test = "python::what_uses_tempfile_as_root_by_the_broker";
-    if torture() {
-        cpythons_tests(test, None, "broker", &USERS_OF_TEMPFILE);
-    }
+    what_uses_tempfile("python::what_uses_tempfile_as_root_by_the_broker", None, "broker");
 }
 
 #[test]
 fn what_uses_tempfile_as_a_user() {
-    let test = "python::what_uses_tempfile_as_a_user";
-    // The others take a minute.
-    cpythons_tests(test, Some(USER), "auto", if torture() { &USERS_OF_TEMPFILE } else { &USERS_OF_TEMPFILE[..4] });
+    what_uses_tempfile("python::what_uses_tempfile_as_a_user", Some(USER), "auto");
 }
 
 #[test]
 fn what_uses_tempfile_as_a_user_by_the_broker() {
-    let test = "python::what_uses_tempfile_as_a_user_by_the_broker";
-    if torture() {
-        cpythons_tests(test, Some(USER), "broker", &USERS_OF_TEMPFILE);
-    }
+    what_uses_tempfile("python::what_uses_tempfile_as_a_user_by_the_broker", Some(USER), "broker");
 }
 
 /// What CPython's tests do not catch.

@@ -167,14 +167,20 @@ impl Racer {
         for directory in [target.join("plain"), target.join("link")] {
             for entry in fs::read_dir(directory).expect(OURS) {
                 let path = entry.expect(OURS).path();
-                let is_tree = path.is_dir();
-                let file = if is_tree { path.join("file") } else { path.clone() };
+                let is_tree = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+                let file = if path.is_dir() { path.join("file") } else { path.clone() };
                 let content = fs::read_to_string(&file).unwrap_or_default();
                 let is_canary = fs::canonicalize(&file).is_ok_and(|real| real.starts_with(&self.canary));
                 assert!(is_canary || !content.contains("precious"), "{} was copied", file.display());
                 // It is looked at once; where the link stands it is the canary's own.
                 if !is_canary {
-                    let removed = if is_tree { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                    let removed = if is_tree {
+                        // Ignoring: an empty one.
+                        let _ = fs::remove_file(&file);
+                        fs::remove_dir(&path)
+                    } else {
+                        fs::remove_file(&path)
+                    };
                     removed.expect(OURS);
                 }
             }

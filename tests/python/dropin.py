@@ -173,6 +173,10 @@ def whoever_names_a_directory_means_it():
     descriptor, path = tempfile.mkstemp(dir=os.path.join(inside, "out"))
     os.close(descriptor)
     check("a link that leads out of the lease", [os.path.basename(path)] == os.listdir(other))
+    os.unlink(path)
+    with tempfile.TemporaryDirectory(dir=os.path.join(inside, "out")) as directory:
+        pathlib.Path(directory, "file").touch()
+    eventually("nothing of a tree stays behind it, under whatever name", lambda: not os.listdir(other))
 
 
 def a_lease_that_was_taken_away_is_followed_by_another():

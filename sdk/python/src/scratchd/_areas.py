@@ -107,9 +107,11 @@ def remove(name: Any) -> bool:
     if lease is None:
         return False
     path = os.path.abspath(os.fsdecode(name))
-    if not path.startswith(lease.path + "/"):
-        lease = place(path)
-    if lease is not None and lease.path and path != lease.path:
+    parent = os.path.dirname(path)
+    # By way of a link it may be elsewhere, where nobody would find it under another name.
+    if parent != lease.path:
+        lease = place(parent)
+    if lease is not None and lease.path:
         return _remove_in_lease(lease, path)
     area = own.elsewhere.get(os.fsencode(path))
     if area is None or node_of(os.fsencode(path)) != area.node:
